@@ -1,0 +1,94 @@
+"""Batch norm in groups: what several devices do to batch norm, on one device (section 3.3).
+
+Each of G contiguous slices of the batch is normalized with its own mean and variance, as if it lay
+on its own device. With the key batch permuted, a query and its key then share no statistics, and
+nothing in a batch tells which key is whose. One process with G groups equals G processes.
+
+Deviation: running statistics are the mean over the groups; the official multi-process code keeps
+those of process 0 (docs/deviations.md).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class GroupedBatchNorm(_BatchNorm):
+    """Batch norm over each of `groups` contiguous slices of the batch alone; same state as plain.
+
+    In eval mode it is plain batch norm. `drop` and `act` are the extra layers that timm's fused
+    norm-and-activation layers carry, nothing otherwise.
+
+    Raises:
+        ValueError: In training, when the batch is no multiple of `groups`.
+    """
+
+    def __init__(self, plain: _BatchNorm, groups: int) -> None:
+        super().__init__(
+            plain.num_features,
+            plain.eps,
+            plain.momentum,
+            plain.affine,
+            plain.track_running_stats,
+        )
+        self.weight, self.bias = plain.weight, plain.bias
+        self.running_mean, self.running_var = plain.running_mean, plain.running_var
+        self.num_batches_tracked = plain.num_batches_tracked
+        self.groups = groups
+        self.drop: nn.Module = getattr(plain, "drop", nn.Identity())
+        self.act: nn.Module = getattr(plain, "act", nn.Identity())
+        self.train(plain.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # 2-D and 4-D batches are normalized alike
+
+    def forward(self, input: Tensor) -> Tensor:
+        normalized = self.normalize_groups(input) if self.training else super().forward(input)
+        return self.act(self.drop(normalized))  # type: ignore[no-any-return]
+
+    def normalize_groups(self, input: Tensor) -> Tensor:
+        """Normalize each slice of [N, C, ...]; move the running statistics by their mean."""
+        if len(input) % self.groups:
+            raise ValueError(
+                f"a batch of {len(input)} does not split into {self.groups} batch-norm groups"
+            )
+        precision = torch.promote_types(input.dtype, torch.float32)
+        means = input.new_zeros(self.groups, self.num_features, dtype=precision)
+        variances = torch.zeros_like(means)
+        parts = [
+            # momentum 1 makes batch norm leave the slice's own statistics in the rows given
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+            for part, mean, variance in zip(input.chunk(self.groups), means, variances, strict=True)
+        ]
+        self.track(means.mean(dim=0), variances.mean(dim=0))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics once per batch, however many groups it has."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        share = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if share is None:  # plain batch norm's cumulative average
+                share = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share or 0.0)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share or 0.0)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Say whether any layer normalizes over the batch, so that a batch can leak."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
+def group_batch_norm(module: nn.Module, groups: int) -> None:
+    """Put every batch norm inside `module` into `groups` groups, weights and statistics kept."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, GroupedBatchNorm(child, groups))
+        else:
+            group_batch_norm(child, groups)

@@ -1,0 +1,50 @@
+"""What can go wrong for a reason the user can mend: one line each, with its exit code.
+
+The codes are documented in `docs/exit_codes.md`. Anything else that escapes is a bug (code 1).
+"""
+
+from __future__ import annotations
+
+
+class MocoError(Exception):
+    """A failure whose message has cause and remedy; the command returns `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(MocoError, ValueError):
+    """The command, a recipe field or a combination of fields makes no sense (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(MocoError, ValueError):
+    """The images or labels cannot serve: none there, too few, none readable (exit code 3)."""
+
+    exit_code = 3
+
+
+class DivergedError(MocoError, RuntimeError):
+    """The loss is no longer a finite number (exit code 4)."""
+
+    exit_code = 4
+
+
+class StorageError(MocoError, OSError):
+    """A directory or file cannot be written, or the disk is full (exit code 5)."""
+
+    exit_code = 5
+
+
+class CheckpointError(MocoError, ValueError):
+    """No checkpoint can be used: missing, damaged or of another recipe (exit code 6)."""
+
+    exit_code = 6
+
+
+class InterruptedRunError(MocoError):
+    """A run was asked to stop and saved first (exit code 75, or 130 from the keyboard)."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
