@@ -1,0 +1,131 @@
+"""Encoders: a backbone, which the user leaves with, and a head, which only the contrast needs.
+
+Letters: N images, D backbone features, C embedding size.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from moco.errors import UsageError
+from moco.recipes import EncoderSpec
+
+
+class Encoder(nn.Module):
+    """A view [N, 3, H, W] to an embedding [N, C]: f_q of the paper, and f_k as a copy of it.
+
+    Args:
+        backbone: [N, 3, H, W] -> [N, D].
+        head: [N, D] -> [N, C].
+        precision: the type that autocast runs both in; None runs them as they are. The embedding
+            comes out in float32 either way, so that the loss and the keys are exact.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, precision: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.precision = backbone, head, precision
+
+    def forward(self, view: Tensor) -> Tensor:
+        if self.precision is None:
+            return cast(Tensor, self.head(self.backbone(view)))
+        with torch.autocast(view.device.type, self.precision):
+            embedding = cast(Tensor, self.head(self.backbone(view)))
+        return embedding.float()
+
+
+def build_encoder(spec: EncoderSpec, precision: torch.dtype | None = None) -> Encoder:
+    """Return a randomly initialised encoder; weights come from torch's global random state.
+
+    Raises:
+        UsageError: timm has no such model, or a setting does not go with the backbone.
+    """
+    backbone = build_backbone(spec)
+    features = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+    return Encoder(backbone, build_head(spec, features), precision)
+
+
+def build_backbone(spec: EncoderSpec) -> nn.Module:
+    """Return the timm model without its classifier, [N, 3, H, W] -> [N, D]."""
+    if spec.backbone not in timm.list_models():
+        near = difflib.get_close_matches(spec.backbone.lower(), timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`timm.list_models()` has the names"
+        raise UsageError(f"encoder.backbone: timm has no model '{spec.backbone}'; {hint}")
+    reshaped = spec.width != 1.0 or bool(spec.stage_blocks)
+    options = _resnet_options(spec) if reshaped else {}
+    try:
+        backbone = timm.create_model(spec.backbone, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        raise UsageError(
+            f"encoder.width and encoder.stage_blocks need a plain ResNet, not '{spec.backbone}'"
+        ) from error
+    if isinstance(backbone, ResNet):
+        _set_stem(backbone, spec)
+        # timm starts residual branches at zero unless told; the papers' v1 and v2 do not
+        _reset_batch_norm(backbone)
+        backbone.init_weights(zero_init_last=spec.zero_init_residual)
+        if spec.stem == "small":  # the official notebook swaps it in after ResNet's own start
+            cast(nn.Conv2d, backbone.conv1).reset_parameters()
+    elif reshaped or spec.stem != "imagenet":
+        raise UsageError(
+            f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'"
+        )
+    return backbone
+
+
+def _resnet_options(spec: EncoderSpec) -> dict[str, Any]:
+    """Return what makes timm's ResNet `width` times as wide: a true multiple of every layer."""
+    options: dict[str, Any] = {}
+    if spec.stage_blocks:
+        options["layers"] = spec.stage_blocks
+    if spec.width != 1.0:
+        options["channels"] = tuple(
+            round(channels * spec.width) for channels in (64, 128, 256, 512)
+        )
+        # timm's plain stem is always 64 wide; the deep one is 2 * stem_width, and is replaced below
+        options["stem_type"], options["stem_width"] = "deep", round(32 * spec.width)
+    return options
+
+
+def _set_stem(backbone: ResNet, spec: EncoderSpec) -> None:
+    width = cast(int, backbone.bn1.num_features)
+    match spec.stem:
+        case "imagenet" if spec.width == 1.0:
+            return  # as timm built it
+        case "imagenet":
+            stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        case "strided":
+            stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        case "small":
+            stem = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
+            setattr(backbone, "maxpool", nn.Identity())  # noqa: B010  typed more narrowly there
+    setattr(backbone, "conv1", stem)  # noqa: B010
+
+
+def _reset_batch_norm(backbone: nn.Module) -> None:
+    for layer in backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+
+
+def build_head(spec: EncoderSpec, features: int) -> nn.Module:
+    """Return the projection head [N, D] -> [N, C]: v1's layer, or v2's two with ReLU between."""
+    if spec.head == "linear":
+        return nn.Linear(features, spec.dim)
+    return nn.Sequential(
+        nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, spec.dim)
+    )
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return how many parameters `module` has."""
+    return sum(math.prod(cast(Sequence[int], weight.shape)) for weight in module.parameters())

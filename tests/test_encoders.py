@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from moco.encoders import build_backbone, build_encoder, parameter_count
+from moco.errors import UsageError
+from moco.recipes import CIFAR10_RESNET18, EncoderSpec
+
+TINY = EncoderSpec(backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6)
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
+def without_classifier(name: str) -> nn.Module:
+    model = torchvision.models.get_model(name, weights=None)
+    model.fc = nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_have_torchvision_s_names_and_compute_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    original = without_classifier(name)
+    backbone = build_backbone(EncoderSpec(backbone=name))
+    assert shapes(backbone) == shapes(original)
+    backbone.load_state_dict(original.state_dict())
+    view = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for mode in (True, False):
+            output = backbone.train(mode)(view)
+            torch.testing.assert_close(output, original.train(mode)(view), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "backbone", "head"),
+    [
+        (EncoderSpec(), 23_508_032, 262_272),
+        (EncoderSpec(head="mlp"), 23_508_032, 4_458_624),
+        (EncoderSpec(width=2), 93_907_072, 94_431_488 - 93_907_072),
+        (EncoderSpec(width=4), 375_378_176, 376_426_880 - 375_378_176),
+        (CIFAR10_RESNET18.encoder, 11_234_496 - 65_664, 65_664),
+    ],
+    ids=["v1", "v2", "w2x", "w4x", "cifar"],
+)
+def test_parameter_counts_of_the_papers(spec: EncoderSpec, backbone: int, head: int) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(spec)
+    assert parameter_count(encoder.backbone) == backbone
+    assert parameter_count(encoder.head) == head
+
+
+def test_wide_resnet_is_a_multiple_of_every_layer() -> None:
+    with torch.device("meta"):
+        wide, plain = (
+            build_backbone(EncoderSpec(backbone="resnet18", width=width)) for width in (2, 1)
+        )
+    for (name, weight), (plain_name, plain_weight) in zip(
+        wide.named_parameters(), plain.named_parameters(), strict=True
+    ):
+        assert name == plain_name
+        inputs = [3] if name == "conv1.weight" else [2 * n for n in plain_weight.shape[1:2]]
+        assert list(weight.shape) == [
+            2 * len(plain_weight),
+            *inputs,
+            *plain_weight.shape[2:],
+        ], name
+
+
+@pytest.mark.parametrize("zero_init_residual", [False, True])
+@pytest.mark.parametrize(("name", "last"), [("resnet18", "bn2"), ("resnet50", "bn3")])
+def test_residual_branches_start_at_zero_only_when_asked(
+    name: str, last: str, zero_init_residual: bool
+) -> None:
+    spec = EncoderSpec(
+        backbone=name,
+        width=0.125,
+        stage_blocks=(1, 2, 1, 1),
+        zero_init_residual=zero_init_residual,
+    )
+    layers = {
+        layer_name: layer
+        for layer_name, layer in build_backbone(spec).named_modules()
+        if isinstance(layer, nn.BatchNorm2d)
+    }
+    assert sum(layer_name.endswith(last) for layer_name in layers) == 5
+    for layer_name, layer in layers.items():
+        start = float(not (zero_init_residual and layer_name.endswith(last)))
+        assert layer.weight.tolist() == [start] * layer.num_features, layer_name
+        assert layer.bias.tolist() == [0.0] * layer.num_features, layer_name
+
+
+@pytest.mark.parametrize(
+    ("stem", "width"), [("imagenet", 1.0), ("imagenet", 0.5), ("strided", 1.0), ("small", 1.0)]
+)
+def test_convolutions_start_as_torchvision_s_do(stem: str, width: float) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(EncoderSpec(backbone="resnet18", stem=stem, width=width))
+    for name, layer in backbone.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is None
+            deviation = math.sqrt(2 / (layer.out_channels * math.prod(layer.kernel_size)))
+            if name == "conv1" and stem == "small":  # the notebook's new layer has PyTorch's start
+                deviation = math.sqrt(1 / (3 * 3 * math.prod(layer.kernel_size)))
+            assert layer.weight.std().item() == pytest.approx(deviation, rel=0.1), name
+            assert abs(layer.weight.mean().item()) < 0.2 * deviation, name
+
+
+def test_only_the_linear_head_comes_after_the_features() -> None:
+    head = build_encoder(replace(TINY, head="linear")).head
+    assert isinstance(head, nn.Linear)
+    assert head.bias is not None
+    layers = list(build_encoder(replace(TINY, head="mlp")).head)
+    assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert layers[0].in_features == layers[0].out_features == layers[2].in_features == 64
+    assert layers[2].out_features == 6
+    assert all(layer.bias is not None for layer in (layers[0], layers[2]))
+
+
+@pytest.mark.parametrize("width", [0.125, 1.0])
+@pytest.mark.parametrize(
+    ("stem", "kernel", "stride", "side"),
+    [("imagenet", 7, 2, 1), ("strided", 3, 2, 1), ("small", 3, 1, 4)],
+)
+def test_stems(stem: str, kernel: int, stride: int, side: int, width: float) -> None:
+    spec = replace(TINY, stem=stem, width=width)
+    backbone = build_backbone(spec)
+    convolution = backbone.conv1
+    assert isinstance(convolution, nn.Conv2d)
+    assert convolution.kernel_size == (kernel, kernel)
+    assert convolution.stride == (stride, stride)
+    assert convolution.padding == (kernel // 2, kernel // 2)
+    assert convolution.out_channels == round(64 * width)
+    assert isinstance(backbone.maxpool, nn.Identity if stem == "small" else nn.MaxPool2d)
+    with torch.no_grad():
+        maps = backbone.forward_features(torch.randn(2, 3, 32, 32))
+        assert maps.shape == (2, round(512 * width), side, side)
+        assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, round(512 * width))
+
+
+def test_same_random_state_same_weights() -> None:
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build_encoder(TINY).state_dict())
+    torch.testing.assert_close(dict(states[0]), dict(states[1]), rtol=0, atol=0)
+    for name in ("backbone.conv1.weight", "head.weight"):
+        assert not torch.equal(states[0][name], states[2][name])
+
+
+def test_any_timm_model_serves() -> None:
+    encoder = build_encoder(EncoderSpec(backbone="test_vit", dim=6))
+    assert encoder(torch.randn(2, 3, 160, 160)).shape == (2, 6)
+
+
+def test_features_are_counted_before_a_classifier_s_hidden_layer() -> None:
+    name = "mobilenetv3_small_050"  # its num_features are not what comes out
+    encoder = build_encoder(EncoderSpec(backbone=name, dim=6)).eval()
+    with torch.no_grad():
+        assert encoder(torch.randn(1, 3, 32, 32)).shape == (1, 6)
+
+
+@pytest.mark.parametrize("typed", ["resnet5", "resnt50", "ResNet50", "resnet_50"])
+def test_an_unknown_model_is_answered_with_a_near_name(typed: str) -> None:
+    with pytest.raises(UsageError, match=f"timm has no model '{typed}'") as caught:
+        build_encoder(EncoderSpec(backbone=typed))
+    assert re.search(r"did you mean .*\bresnet50\b", str(caught.value))
+
+
+def test_a_name_near_to_none_is_answered_with_where_to_look() -> None:
+    with pytest.raises(UsageError, match="list_models"):
+        build_encoder(EncoderSpec(backbone="zzzzzzzzzzzz"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"stem": "small"}, {"width": 2.0}, {"stage_blocks": (1, 1, 1, 1)}]
+)
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_settings_that_only_resnets_have_are_refused_for_others(
+    name: str, change: dict[str, object]
+) -> None:
+    with pytest.raises(UsageError, match=f"need a plain ResNet, not '{name}'"):
+        build_encoder(replace(EncoderSpec(backbone=name), **change))
+
+
+def test_lower_precision_gives_float32_embeddings_and_gradients() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(replace(TINY, stem="small", head="mlp"), torch.bfloat16)
+    seen: list[torch.dtype] = []
+
+    def see(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        seen.append(output.dtype)
+
+    encoder.head.register_forward_hook(see)
+    embedding = encoder(torch.randn(4, 3, 8, 8))
+    embedding.square().sum().backward()
+    assert seen == [torch.bfloat16]
+    assert embedding.dtype == torch.float32
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
+    assert {weight.grad.dtype for weight in encoder.parameters()} == {torch.float32}
+
+
+def test_torchvision_names_are_timm_s() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("resnet50", pretrained=False)
+        assert shapes(model) == shapes(torchvision.models.resnet50())

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from moco.errors import UsageError
+from moco.recipe_files import recipe_to_dict, set_fields
+from moco.recipes import MOCO_V1, MOCO_V2, RECIPES, Recipe
+
+# ALGORITHM.md, sections 3 and 4, with the views of section 7
+IMAGENET_V1 = {
+    "encoder.backbone": "resnet50",
+    "encoder.stem": "imagenet",
+    "encoder.width": 1.0,
+    "encoder.stage_blocks": (),
+    "encoder.head": "linear",
+    "encoder.dim": 128,
+    "encoder.zero_init_residual": False,
+    "dictionary.size": 65536,
+    "dictionary.exclude_same_image": False,
+    "views.image_size": 224,
+    "views.order": ("crop", "gray", "jitter", "horizontal_flip"),
+    "views.crop_scale": (0.2, 1.0),
+    "views.gray_probability": 0.2,
+    "views.jitter_probability": 1.0,
+    "views.jitter": (0.4, 0.4, 0.4, 0.4),
+    "views.flip_probability": 0.5,
+    "views.mean": (0.485, 0.456, 0.406),
+    "views.std": (0.229, 0.224, 0.225),
+    "views.evaluation_resize": 256,
+    "views.evaluation_size": 224,
+    "optimizer.algorithm": "sgd",
+    "optimizer.learning_rate": 0.03,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.sgd_momentum": 0.9,
+    "optimizer.schedule": "step",
+    "optimizer.milestones": (120, 160),
+    "temperature": 0.07,
+    "key_momentum": 0.999,
+    "symmetric": False,
+    "batch_norm_groups": 8,
+    "epochs": 200,
+    "batch_size": 256,
+}
+V2_CHANGES = {
+    "encoder.head": "mlp",
+    "views.order": ("crop", "jitter", "gray", "blur", "horizontal_flip"),
+    "views.jitter": (0.4, 0.4, 0.4, 0.1),
+    "views.jitter_probability": 0.8,
+    "views.blur_probability": 0.5,
+    "views.blur_radius": (0.1, 2.0),
+    "temperature": 0.2,
+    "optimizer.schedule": "cosine",
+}
+CIFAR = {
+    "encoder.backbone": "resnet18",
+    "encoder.stem": "small",
+    "encoder.width": 1.0,
+    "encoder.stage_blocks": (),
+    "encoder.head": "linear",
+    "encoder.dim": 128,
+    "encoder.zero_init_residual": False,
+    "dictionary.size": 4096,
+    "dictionary.exclude_same_image": False,
+    "views.image_size": 32,
+    "views.order": ("crop", "horizontal_flip", "jitter", "gray"),
+    "views.crop_scale": (0.08, 1.0),
+    "views.gray_probability": 0.2,
+    "views.jitter_probability": 0.8,
+    "views.jitter": (0.4, 0.4, 0.4, 0.1),
+    "views.flip_probability": 0.5,
+    "views.mean": (0.4914, 0.4822, 0.4465),
+    "views.std": (0.2023, 0.1994, 0.2010),
+    "views.evaluation_resize": 32,
+    "views.evaluation_size": 32,
+    "optimizer.algorithm": "sgd",
+    "optimizer.learning_rate": 0.06,
+    "optimizer.weight_decay": 5e-4,
+    "optimizer.sgd_momentum": 0.9,
+    "optimizer.schedule": "cosine_from_one",
+    "temperature": 0.1,
+    "key_momentum": 0.99,
+    "symmetric": False,
+    "batch_norm_groups": 8,
+    "epochs": 200,
+    "batch_size": 512,
+}
+TABLE = {
+    "moco-v1": IMAGENET_V1,
+    "moco-v2": IMAGENET_V1 | V2_CHANGES,
+    "moco-v2-800": IMAGENET_V1 | V2_CHANGES | {"epochs": 800},
+    "cifar10-resnet18": CIFAR,
+    "cifar10-resnet18-symmetric": CIFAR | {"symmetric": True},
+}
+
+
+def value_of(recipe: Recipe, field: str) -> object:
+    found: object = recipe
+    for part in field.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_has_every_figure_of_the_table(name: str) -> None:
+    recipe = RECIPES[name]
+    assert {field: value_of(recipe, field) for field in TABLE[name]} == TABLE[name]
+
+
+def test_names() -> None:
+    assert set(RECIPES) == set(TABLE)
+    assert all(recipe.name == name and recipe.source for name, recipe in RECIPES.items())
+
+
+def flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        inside = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{name}.") if inside else {prefix + name: value}
+    return found
+
+
+def test_v2_is_v1_with_head_views_temperature_and_schedule_changed() -> None:
+    one, two = flat(recipe_to_dict(MOCO_V1)), flat(recipe_to_dict(MOCO_V2))
+    assert {name for name in one if one[name] != two[name]} == {
+        "name",
+        "source",
+        "encoder.head",
+        "views.order",
+        "views.jitter",
+        "views.jitter_probability",
+        "temperature",
+        "optimizer.schedule",
+    }
+
+
+def test_v2_800_is_v2_for_longer() -> None:
+    longer = replace(RECIPES["moco-v2-800"], name=MOCO_V2.name, epochs=200)
+    assert longer == MOCO_V2
+
+
+def test_recipes_cannot_be_changed_in_place() -> None:
+    with pytest.raises(FrozenInstanceError):
+        MOCO_V1.temperature = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["dictionary.size=255"], ["255", "256", "dictionary.size", "batch_size"]),
+        (["batch_size=131072"], ["65536", "131072", "dictionary.size", "batch_size"]),
+        (["batch_size=250"], ["250", "batch_size", "batch_norm_groups"]),
+        (["batch_norm_groups=7"], ["batch_size", "batch_norm_groups 7"]),
+        (["batch_norm_groups=256"], ["batch_size", "batch_norm_groups 256"]),
+        (["batch_norm_groups=0"], ["batch_norm_groups 0"]),
+        (["batch_norm_groups=-8"], ["batch_norm_groups -8"]),
+        (
+            ["schedule=warmup_cosine", "warmup_epochs=200"],
+            ["optimizer.warmup_epochs", "epochs 200"],
+        ),
+        (["evaluation_size=300"], ["views.evaluation_resize", "views.evaluation_size"]),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_by_both_names(
+    settings: list[str], named: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        set_fields(MOCO_V1, settings)
+    assert all(text in str(caught.value) for text in named)
+
+
+@pytest.mark.parametrize(
+    ("field", "bad", "good"),
+    [
+        ("encoder.dim", ["0", "-1"], ["1"]),
+        ("encoder.width", ["0", "-1"], ["0.125", "4"]),
+        ("encoder.stage_blocks", ["[1]", "[1, 1, 1]", "[1, 1, 1, 0]"], ["[]", "[1, 2, 3, 4]"]),
+        ("dictionary.size", ["0", "-5"], ["256", "257", "1000000"]),
+        ("views.image_size", ["7", "-224"], ["8", "600"]),
+        ("views.crop_scale", ["[0, 1]", "[0.5, 0.4]", "[0.5, 1.1]"], ["[1, 1]", "[0.01, 0.02]"]),
+        ("views.gray_probability", ["-0.1", "1.1"], ["0", "1"]),
+        ("views.jitter_probability", ["-0.1", "1.1"], ["0", "1"]),
+        ("views.blur_probability", ["-0.1", "1.1"], ["0", "1"]),
+        ("views.flip_probability", ["-0.1", "1.1"], ["0", "1"]),
+        (
+            "views.jitter",
+            ["[-0.1, 0, 0, 0]", "[0, 0, 0, 0.6]", "[0, 0, 0, -0.1]"],
+            ["[0, 9, 0, 0]"],
+        ),
+        ("views.blur_radius", ["[0, 1]", "[2, 1]"], ["[1, 1]"]),
+        ("views.std", ["[1, 0, 1]", "[1, 1, -1]"], ["[1, 1, 1]"]),
+        ("optimizer.learning_rate", ["0", "-1"], ["30"]),
+        ("optimizer.weight_decay", ["-0.1"], ["0", "1"]),
+        ("optimizer.sgd_momentum", ["-0.1", "1"], ["0", "0.99"]),
+        ("optimizer.warmup_epochs", ["-1"], ["0", "2.5"]),
+        ("temperature", ["0", "-0.1"], ["1e-3", "2"]),
+        ("key_momentum", ["-0.1", "1.01"], ["0", "1"]),
+        ("epochs", ["0", "-1"], ["1"]),
+        ("batch_size", ["0", "1", "-256"], ["16", "1024"]),
+    ],
+)
+def test_ranges(field: str, bad: list[str], good: list[str]) -> None:
+    for text in good:
+        set_fields(MOCO_V1, [f"{field}={text}"])
+    for text in bad:
+        with pytest.raises(UsageError, match=field):
+            set_fields(MOCO_V1, [f"{field}={text}"])
+
+
+@pytest.mark.parametrize("order", ["[]", "[gray, jitter]"])
+def test_views_without_a_crop_are_refused_as_images_differ_in_size(order: str) -> None:
+    with pytest.raises(UsageError, match=r"views\.order"):
+        set_fields(MOCO_V1, [f"views.order={order}"])
+
+
+def test_evaluation_smaller_than_a_network_can_see_is_refused_for_that_reason() -> None:
+    with pytest.raises(UsageError, match="at least 8"):
+        set_fields(MOCO_V1, ["views.evaluation_size=4"])
+
+
+def test_groups_of_two_images_are_the_smallest() -> None:
+    assert set_fields(MOCO_V1, ["batch_norm_groups=128"]).batch_norm_groups == 128
+    assert set_fields(MOCO_V1, ["batch_norm_groups=1"]).batch_norm_groups == 1
