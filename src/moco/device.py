@@ -1,0 +1,97 @@
+"""The device a run uses and what it is good at."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from moco.errors import UsageError
+from moco.small import DeviceKind
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the named device; auto takes a CUDA GPU, then Apple's, then the CPU.
+
+    Raises:
+        UsageError: This machine has no such device.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, present in available.items() if present))
+    kind = torch.device(name).type
+    if not available.get(kind, False):
+        raise UsageError(f"device '{name}' is not on this machine; use --device auto")
+    return torch.device(name)
+
+
+def device_kind(device: torch.device) -> DeviceKind:
+    """Return the device's kind as recipes know it."""
+    match device.type:
+        case "cuda":
+            return "cuda"
+        case "mps":
+            return "mps"
+        case _:
+            return "cpu"
+
+
+def fast_precision(device: torch.device) -> torch.dtype | None:
+    """Return bfloat16 where the device computes in it natively, else None for float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has_bfloat16() else None
+    return None
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Emulated bfloat16 is slower than float32, so ask for the instructions themselves."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpu:
+            flags = next((line for line in cpu if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags.split() or "amx_bf16" in flags.split()
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many processes should load images for this device."""
+    if device.type != "cpu":
+        return min(16, max(1, cpu_count() - 1))
+    # where processes are not forked, a script without `if __name__ == "__main__"` cannot have any
+    return min(2, cpu_count() // 2) if multiprocessing.get_start_method() == "fork" else 0
+
+
+@contextmanager
+def shared_cpu(device: torch.device, workers: int) -> Iterator[None]:
+    """Leave a processor to each loading process while a CPU trains.
+
+    Threads wait for each other after every operation, so a processor that two must share slows all
+    of them: two threads beside a busy process ran several times slower than one. A number of
+    threads that the user set stays.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(threads, cpu_count() - workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def cpu_count() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,111 @@
+"""Features of images: one row an image, the network frozen in eval mode.
+
+Letters: N images, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from moco.data.batches import LOADER_TIMEOUT_SECONDS
+from moco.data.images import Images, UnreadableImageError
+from moco.data.views import build_evaluation_view, normalize, to_pixels
+from moco.errors import DataError
+from moco.recipes import ViewsSpec
+
+FEATURE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of features and which images they belong to."""
+
+    rows: Tensor
+    """[N, D] float32 on the CPU."""
+    image_ids: Tensor
+    """[N] the images that could be read, in order."""
+    skipped: list[tuple[str, str]]
+    """Files that could not be read, and why."""
+
+
+class EvaluationViews(Dataset[Tensor | tuple[str, str]]):
+    """The one view of each image that evaluation looks at, or why it cannot be read."""
+
+    def __init__(self, images: Images, views: ViewsSpec) -> None:
+        self.images, self.view = images, build_evaluation_view(views)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, image_id: int) -> Tensor | tuple[str, str]:
+        try:
+            return to_pixels(self.view(self.images.read(image_id)))
+        except UnreadableImageError as error:
+            return self.images.name(image_id), str(error)
+
+
+@torch.no_grad()
+def extract_features(
+    network: nn.Module | None,
+    images: Images,
+    views: ViewsSpec,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    report: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Return the network's features of every readable image; no network gives raw pixels.
+
+    The network's mode is restored afterwards and none of its weights or statistics change.
+
+    Args:
+        report: called with (images done, images in all) after each batch.
+
+    Raises:
+        DataError: None of the images can be read.
+    """
+    was_training = network is not None and network.training
+    if network is not None:
+        network.eval()
+    rows: list[Tensor] = []
+    image_ids: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    for first, items in _batches_of_views(images, views, workers):
+        readable = {
+            first + place: item for place, item in enumerate(items) if torch.is_tensor(item)
+        }
+        skipped += [item for item in items if not torch.is_tensor(item)]
+        if readable:
+            inputs = normalize(torch.stack(list(readable.values())).to(device), views)
+            outputs = network(inputs) if network is not None else inputs.flatten(1)
+            rows.append(outputs.float().cpu())
+            image_ids += readable
+        if report is not None:
+            report(first + len(items), len(images))
+    if network is not None:
+        network.train(was_training)
+    if not rows:
+        raise DataError(f"none of the {len(images)} images can be read; {': '.join(skipped[0])}")
+    return Features(torch.cat(rows), torch.tensor(image_ids), skipped)
+
+
+def _batches_of_views(
+    images: Images, views: ViewsSpec, workers: int
+) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the first image's number of a batch, and for each image its view or what is wrong."""
+    loader = DataLoader(
+        EvaluationViews(images, views),
+        batch_size=FEATURE_BATCH,
+        num_workers=workers,
+        collate_fn=list,
+        timeout=LOADER_TIMEOUT_SECONDS if workers else 0,
+        generator=torch.Generator(),  # or the loader would draw from a run's random state
+    )
+    for number, items in enumerate(loader):
+        yield number * FEATURE_BATCH, items

@@ -1,0 +1,58 @@
+"""`moco.load`: a run or checkpoint to a plain network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from moco.checkpoint import Checkpoint, load_checkpoint, load_newest
+from moco.encoders import build_encoder
+from moco.errors import CheckpointError
+from moco.recipes import Recipe
+
+Part = Literal["backbone", "encoder"]
+
+
+def load(path: str | Path, part: Part = "backbone") -> nn.Module:
+    """Return the trained network of a run or checkpoint directory, on the CPU in eval mode.
+
+    Args:
+        path: a run directory (its newest checkpoint that verifies) or one checkpoint directory.
+        part: "backbone", [N, 3, H, W] -> [N, D], is what one keeps; "encoder" has the head too,
+            [N, 3, H, W] -> [N, C]. Both are the query encoder's.
+
+    Raises:
+        CheckpointError: No checkpoint there, or none that verifies.
+    """
+    network, _ = load_with_recipe(path, part)
+    return network
+
+
+def load_with_recipe(path: str | Path, part: Part = "backbone") -> tuple[nn.Module, Recipe]:
+    """Return the network as `load` does, and the recipe it was trained by."""
+    checkpoint = _checkpoint_at(Path(path))
+    recipe = checkpoint.identity.recipe
+    encoder = build_encoder(recipe.encoder)
+    weights = {
+        name.removeprefix("encoder."): value
+        for name, value in checkpoint.model.items()
+        if name.startswith("encoder.")
+    }
+    try:
+        encoder.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its own recipe: {error}") from error
+    network: nn.Module = encoder if part == "encoder" else encoder.backbone
+    return network.eval(), recipe
+
+
+def _checkpoint_at(path: Path) -> Checkpoint:
+    if (path / "manifest.json").exists():
+        return load_checkpoint(path)
+    checkpoint = load_newest(path) if path.is_dir() else None
+    if checkpoint is None:
+        what = "holds no checkpoint" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {what}; name a run directory or a checkpoint directory")
+    return checkpoint

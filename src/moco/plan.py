@@ -1,0 +1,160 @@
+"""What a run will do, decided before anything is written: recipe, device, number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from moco.checkpoint import Identity, image_fingerprint
+from moco.data.images import FolderImages, Images, UnreadableImageError
+from moco.device import default_workers, device_kind, fast_precision, pick_device
+from moco.errors import DataError, UsageError
+from moco.recipe_files import read_setting, set_fields
+from moco.recipes import RECIPES, Recipe
+from moco.small import Choice, small_recipe
+
+CACHE_BYTES = 1 << 30
+"""Decoded images are kept in memory up to this size, over all loading processes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, decided but not begun."""
+
+    images: Images
+    recipe: Recipe
+    choices: list[Choice]
+    """What the small recipe derived, and why; empty for the others."""
+    run: Path
+    device: torch.device
+    precision: torch.dtype | None
+    seed: int
+    workers: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """All optimizer steps of the run."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+    def identity(self) -> Identity:
+        """Return what a continuation of this run must have in common with it."""
+        names = [self.images.name(image_id) for image_id in range(len(self.images))]
+        return Identity(self.recipe, self.seed, len(names), image_fingerprint(names))
+
+
+def make_plan(
+    images: str | Path | Images,
+    *,
+    recipe: str | Recipe = "small",
+    settings: Sequence[str] = (),
+    epochs: int | None = None,
+    run: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+) -> Plan:
+    """Return the plan of a run; writes nothing.
+
+    Args:
+        images: a folder, searched recursively, or an `Images` object.
+        recipe: a recipe's name or a recipe.
+        settings: "field=value" changes to it.
+        epochs: the same as the setting "epochs=N".
+        run: where the run is kept; runs/RECIPE-FOLDER by default.
+        device: auto, cpu, cuda or mps.
+        seed: decides weights, order and views.
+        workers: loading processes; None picks by device.
+
+    Raises:
+        UsageError: An unknown recipe, field or device, or values that do not go together.
+        DataError: No images, none readable, or fewer than a batch.
+    """
+    picked = pick_device(device)
+    if seed < 0:
+        raise UsageError(f"seed must be from 0, got {seed}")
+    if workers is None:
+        workers = default_workers(picked)
+    elif workers < 0:
+        raise UsageError(f"workers must be from 0, got {workers}")
+    name, known_recipe = _known_recipe(recipe)
+    if isinstance(images, str | Path):
+        images = FolderImages(images, cache_bytes=CACHE_BYTES // max(1, workers))
+    if known_recipe is None:
+        known_recipe, choices = _small_recipe_for(len(images), picked, settings, epochs)
+    else:
+        choices = []
+    changes = [*settings, *([f"epochs={epochs}"] if epochs is not None else [])]
+    settled = set_fields(known_recipe, changes)
+    _check_images(images, settled)
+    folder = getattr(images, "folder", None)
+    where = (
+        Path(run)
+        if run is not None
+        else Path("runs")
+        / "-".join([name, *([folder.resolve().name] if folder is not None else [])])
+    )
+    return Plan(
+        images=images,
+        recipe=settled,
+        choices=choices,
+        run=where,
+        device=picked,
+        precision=fast_precision(picked),
+        seed=seed,
+        workers=workers,
+        steps_per_epoch=len(images) // settled.batch_size,
+    )
+
+
+def _known_recipe(recipe: str | Recipe) -> tuple[str, Recipe | None]:
+    """Return the recipe's name and value; the small recipe's value depends on the images."""
+    if isinstance(recipe, Recipe):
+        return recipe.name, recipe
+    if recipe != "small" and recipe not in RECIPES:
+        import difflib
+
+        names = ["small", *RECIPES]
+        near = difflib.get_close_matches(recipe, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the recipes are {', '.join(names)}"
+        raise UsageError(f"unknown recipe '{recipe}'; {hint}")
+    return recipe, RECIPES.get(recipe)
+
+
+def _small_recipe_for(
+    images: int, device: torch.device, settings: Sequence[str], epochs: int | None
+) -> tuple[Recipe, list[Choice]]:
+    """Return the small recipe for the epochs asked for, without reasons for what the user set."""
+    given = dict(read_setting(setting) for setting in settings)
+    if epochs is not None:
+        given["epochs"] = epochs
+    asked = given.get("epochs")
+    recipe, choices = small_recipe(
+        images, device_kind(device), epochs=asked if isinstance(asked, int) else None
+    )
+    kept = [
+        choice
+        for choice in choices
+        if not any(f"{name}.".startswith(f"{choice.field}.") for name in given)
+    ]
+    return recipe, kept
+
+
+def _check_images(images: Images, recipe: Recipe) -> None:
+    if len(images) < recipe.batch_size:
+        raise DataError(
+            f"{len(images)} images are fewer than a batch of {recipe.batch_size}; add images, use "
+            "--recipe small, or lower it with --set batch_size=N"
+        )
+    reason = ""
+    for image_id in range(len(images)):  # ends at the first good one
+        try:
+            images.read(image_id)
+        except UnreadableImageError as error:
+            reason = reason or f"{images.name(image_id)}: {error}"
+            continue
+        return
+    raise DataError(f"none of the {len(images)} images can be read; {reason}")

@@ -1,0 +1,228 @@
+"""Pre-training: the loop of Algorithm 1 and what surrounds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from moco.build import build_contrast, build_optimizer
+from moco.contrast import Contrast
+from moco.data.batches import Batch, Batches, load_batches
+from moco.data.images import Images
+from moco.data.views import normalize
+from moco.device import shared_cpu
+from moco.errors import InterruptedRunError, MocoError
+from moco.evaluate.monitor import knn_monitor
+from moco.plan import Plan, make_plan
+from moco.progress import Report, SilentReport
+from moco.recipes import Recipe, ViewsSpec
+from moco.run_directory import RunDirectory, State
+from moco.session import Monitor, Session
+
+READ_EVERY_STEPS = 20
+"""Figures stay on the device and are read together, so that a step waits for nothing."""
+
+
+def pretrain(  # noqa: PLR0913  one for each option of the command
+    images: str | Path | Images,
+    *,
+    recipe: str | Recipe = "small",
+    settings: Sequence[str] = (),
+    epochs: int | None = None,
+    run: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    resume: str = "auto",
+    monitor_train: str | Path | None = None,
+    monitor_test: str | Path | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Pre-train on unlabelled images and return the run directory; what `moco pretrain` calls.
+
+    A run that was stopped goes on where it was; one that is done returns at once.
+
+    Args:
+        images: a folder, searched recursively, or an `Images` object.
+        recipe: "small", another recipe's name, or a `Recipe`.
+        settings: "field=value" changes to the recipe.
+        epochs: passes over the images, in place of the recipe's.
+        run: the run directory; runs/RECIPE-FOLDER by default.
+        device: auto, cpu, cuda or mps.
+        seed: decides weights, order and views.
+        workers: loading processes; None picks by device.
+        resume: "auto", or "never" to put an earlier run in this directory aside.
+        monitor_train: labelled class folders that vote in a kNN test as training goes on.
+        monitor_test: labelled class folders that are voted on.
+        report: who is told how it goes.
+
+    Raises:
+        MocoError: The cause and the remedy in one line; nothing was written when it is about
+            the input.
+    """
+    plan = make_plan(
+        images,
+        recipe=recipe,
+        settings=settings,
+        epochs=epochs,
+        run=run,
+        device=device,
+        seed=seed,
+        workers=workers,
+    )
+    monitor = knn_monitor(monitor_train, monitor_test, plan.recipe.views, plan.device)
+    return train(plan, resume=resume, monitor=monitor, report=report)
+
+
+def train(
+    plan: Plan,
+    *,
+    resume: str = "auto",
+    monitor: Monitor | None = None,
+    report: Report | None = None,
+    stop: Callable[[], int | None] = lambda: None,
+) -> Path:
+    """Carry out a plan: build, take up a checkpoint if there is one, train, keep what was learnt.
+
+    Args:
+        stop: asked after each step; an exit code ends the run there, saved.
+
+    Raises:
+        InterruptedRunError: `stop` said so.
+        MocoError: As `pretrain`.
+    """
+    report = report or SilentReport()
+    directory = RunDirectory(plan.run)
+    identity = plan.identity()
+    checkpoint = directory.find_checkpoint(identity, resume)
+    for line in directory.damaged:
+        report.note(f"passed over: {line}")
+    if checkpoint is not None and checkpoint.step >= plan.steps:
+        report.note(f"{plan.run} is done: {checkpoint.step} of {plan.steps} steps")
+        directory.mark_done(checkpoint.step)
+        return plan.run
+    contrast = build_contrast(
+        plan.recipe, seed=plan.seed, device=plan.device, precision=plan.precision
+    )
+    optimizer = build_optimizer(plan.recipe.optimizer, contrast)
+    directory.begin(identity, checkpoint)
+    session = Session(plan, identity, contrast, optimizer, directory, report, monitor)
+    if checkpoint is not None:
+        session.restore(checkpoint)
+        report.note(f"going on from step {checkpoint.step} of {plan.steps}")
+    report.planned(plan, contrast)
+    try:
+        with shared_cpu(plan.device, plan.workers):
+            run_steps(session, stop)
+    except BaseException as error:
+        stopped = isinstance(error, InterruptedRunError | KeyboardInterrupt)
+        code = error.exit_code if isinstance(error, MocoError) else 130 if stopped else 1
+        state: State = "interrupted" if stopped else "failed"
+        session.status(state, code, str(error) or type(error).__name__)
+        raise
+    finally:
+        report.ended()
+    session.status("done")
+    return plan.run
+
+
+def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
+    """Take every step that is left: Algorithm 1, line for line."""
+    plan, recipe = session.plan, session.plan.recipe
+    contrast, optimizer = session.contrast.train(), session.optimizer
+    batches = Batches(plan.images, recipe.views, batch_size=recipe.batch_size, seed=plan.seed)
+    session.status("running")
+    for batch in load_batches(
+        batches,
+        start=session.step,
+        stop=plan.steps,
+        workers=plan.workers,
+        pin_memory=plan.device.type == "cuda",
+    ):
+        learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
+        set_learning_rate(optimizer, learning_rate)
+        view_a, view_b, image_ids = to_inputs(batch, recipe.views, plan.device)
+
+        contrasted = contrast(view_a, view_b, image_ids, batch.step)
+        optimizer.zero_grad()
+        contrasted.loss.backward()
+        optimizer.step()
+        scores = contrast.scores(contrasted, image_ids)
+        contrast.advance(contrasted.keys, image_ids, recipe.key_momentum)
+
+        session.step = batch.step + 1
+        row = {
+            "step": batch.step,
+            "epoch": batch.step // plan.steps_per_epoch,
+            "learning_rate": learning_rate,
+            "key_momentum": recipe.key_momentum,
+        }
+        session.unread.append((row, torch.stack([contrasted.loss.detach(), *scores])))
+        after_step(session, batch, stop)
+
+
+def after_step(session: Session, batch: Batch, stop: Callable[[], int | None]) -> None:
+    """Say, watch, save and stop where it is time to.
+
+    Raises:
+        InterruptedRunError: `stop` said so; this step's state is saved.
+    """
+    for name, reason in session.directory.add_skipped(batch.skipped):
+        session.report.note(f"skipped {name}: {reason}")
+    watched = session.at_epoch_end() and session.monitor is not None
+    if watched and session.monitor is not None:
+        session.read_figures(session.monitor(session.contrast.encoder))  # type: ignore[arg-type]
+        session.contrast.train()
+    elif len(session.unread) == READ_EVERY_STEPS or session.at_epoch_end():
+        session.read_figures()
+    code = stop()
+    if session.is_save_due() or (code is not None and session.step < session.plan.steps):
+        session.save()
+    if code is not None and session.step < session.plan.steps:
+        raise InterruptedRunError(
+            f"stopped and saved after step {session.step} of {session.plan.steps}; "
+            "the same command goes on from there",
+            code,
+        )
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give every weight this learning rate for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def to_inputs(
+    batch: Batch, views: ViewsSpec, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both views [N, 3, H, W] as the network takes them, and the ids, on the device."""
+    view_a, view_b = (
+        normalize(view.to(device, non_blocking=True), views).contiguous(
+            memory_format=torch.channels_last
+        )
+        for view in (batch.view_a, batch.view_b)
+    )
+    return view_a, view_b, batch.image_ids.to(device, non_blocking=True)
+
+
+def time_steps(plan: Plan, steps: int = 3) -> tuple[Contrast, float]:
+    """Take a few steps that are thrown away; return the contrast and images per second."""
+    contrast = build_contrast(
+        plan.recipe, seed=plan.seed, device=plan.device, precision=plan.precision
+    ).train()
+    views, began = plan.recipe.views, 0.0
+    batches = Batches(plan.images, views, batch_size=plan.recipe.batch_size, seed=plan.seed)
+    for step in range(steps + 1):
+        if step == 1:  # the first one also pays for setting up
+            began = time.monotonic()
+        batch = batches[step % plan.steps_per_epoch]
+        view_a, view_b, image_ids = to_inputs(batch, views, plan.device)
+        contrasted = contrast(view_a, view_b, image_ids, step)
+        contrasted.loss.backward()
+        contrasted.loss.item()
+    return contrast, steps * plan.recipe.batch_size / (time.monotonic() - began)

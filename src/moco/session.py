@@ -1,0 +1,129 @@
+"""A run in progress: what the loop moves, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from moco.checkpoint import Checkpoint, Identity, save_checkpoint
+from moco.contrast import Contrast
+from moco.encoders import Encoder
+from moco.errors import DivergedError
+from moco.plan import Plan
+from moco.progress import Report
+from moco.run_directory import RunDirectory, State
+
+SAVE_EVERY_SECONDS = 600.0
+SAVING_SHARE = 0.05
+"""Epoch ends are saved too, as long as saving takes no more than this share of the time."""
+
+Monitor = Callable[[Encoder], Mapping[str, float]]
+
+
+@dataclass
+class Session:
+    """A run in progress: what the loop moves, and what it leaves on disk."""
+
+    plan: Plan
+    identity: Identity
+    contrast: Contrast
+    optimizer: Optimizer
+    directory: RunDirectory
+    report: Report
+    monitor: Monitor | None
+    step: int = 0
+    """Steps done."""
+    unread: list[tuple[dict[str, float], Tensor]] = field(default_factory=list)
+    read_at: float = field(default_factory=time.monotonic)
+    saved_at: float = field(default_factory=time.monotonic)
+    save_seconds: float = 0.0
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from the checkpoint: weights, keys, optimizer, random state, step."""
+        self.contrast.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.train_state["optimizer"])
+        torch.set_rng_state(checkpoint.train_state["cpu_random_state"])
+        if self.plan.device.type == "cuda" and "cuda_random_state" in checkpoint.train_state:
+            torch.cuda.set_rng_state(checkpoint.train_state["cuda_random_state"], self.plan.device)
+        self.step = checkpoint.step
+
+    def save(self) -> None:
+        """Write a checkpoint; the figures up to it are read first, so a bad loss is never kept."""
+        self.read_figures()
+        began = time.monotonic()
+        state: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "cpu_random_state": torch.get_rng_state(),
+        }
+        if self.plan.device.type == "cuda":
+            state["cuda_random_state"] = torch.cuda.get_rng_state(self.plan.device)
+        save_checkpoint(
+            self.plan.run,
+            Checkpoint(self.step, self.contrast.state_dict(), state, self.identity),
+        )
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - began
+
+    def is_save_due(self) -> bool:
+        """Say whether this step's state is worth writing now."""
+        since = time.monotonic() - self.saved_at
+        if self.at_epoch_end() and since * SAVING_SHARE >= self.save_seconds:
+            return True
+        return since >= SAVE_EVERY_SECONDS or self.step == self.plan.steps
+
+    def at_epoch_end(self) -> bool:
+        """Say whether the step just done was its epoch's last."""
+        return self.step % self.plan.steps_per_epoch == 0
+
+    def read_figures(self, extra: Mapping[str, float] | None = None) -> None:
+        """Bring the figures of the steps since the last reading to metrics.jsonl.
+
+        Raises:
+            DivergedError: A loss is not a finite number.
+        """
+        if not self.unread:
+            return
+        values = torch.stack(
+            [figures for _, figures in self.unread]
+        ).tolist()  # waits for the device
+        now = time.monotonic()
+        rate = len(self.unread) * self.plan.recipe.batch_size / max(now - self.read_at, 1e-9)
+        rows: list[dict[str, Any]] = []
+        for (row, _), (loss, positive, negative, top1) in zip(self.unread, values, strict=True):
+            rows.append(
+                {
+                    "step": row["step"],
+                    "epoch": row["epoch"],
+                    "loss": loss,
+                    "learning_rate": row["learning_rate"],
+                    "key_momentum": row["key_momentum"],
+                    "positive_similarity": positive,
+                    "negative_similarity": negative,
+                    "pretext_top1": top1,
+                    "images_per_second": round(rate, 1),
+                }
+            )
+        self.unread, self.read_at = [], now
+        broken = next((row for row in rows if not math.isfinite(row["loss"])), None)
+        if broken is not None:
+            raise DivergedError(
+                f"the loss is {broken['loss']} at step {broken['step']}; lower "
+                "optimizer.learning_rate; checkpoints before it are kept"
+            )
+        rows[-1].update(extra or {})
+        self.directory.append_metrics(rows)
+        self.status("running")
+        self.report.stepped(rows[-1], self.plan)
+
+    def status(self, state: State, code: int = 0, reason: str = "") -> None:
+        """Say in status.json how the run stands."""
+        self.directory.write_status(
+            state, step=self.step, steps=self.plan.steps, code=code, reason=reason
+        )
