@@ -1,0 +1,37 @@
+"""`--json FILE`: a command's figures as one flat object."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from moco.errors import StorageError
+
+
+def check_json_path(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before the long work.
+
+    Raises:
+        StorageError: Its folder is missing or not writable.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
+        raise StorageError(f"cannot write --json {path}; name a file in a writable folder")
+
+
+def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
+    """Write the figures, if a file was asked for.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(dict(figures), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write --json {path}: {error}") from error

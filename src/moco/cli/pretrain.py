@@ -1,0 +1,72 @@
+"""`moco pretrain`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import yaml
+
+from moco.cli.json_file import check_json_path, write_json
+from moco.cli.signals import StopSignals
+from moco.cli.terminal import TerminalReport, describe_contrast, describe_plan, duration
+from moco.evaluate.monitor import knn_monitor
+from moco.plan import Plan, make_plan
+from moco.pretraining import time_steps, train
+from moco.recipe_files import recipe_to_dict
+from moco.run_directory import read_lines
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pre-train, or show what would be done."""
+    check_json_path(arguments.json)
+    plan = make_plan(
+        arguments.images,
+        recipe=arguments.recipe,
+        settings=arguments.settings,
+        epochs=arguments.epochs,
+        run=arguments.run,
+        device=arguments.device,
+        seed=arguments.seed,
+        workers=arguments.workers,
+    )
+    monitor = knn_monitor(
+        arguments.monitor_train, arguments.monitor_test, plan.recipe.views, plan.device
+    )
+    if arguments.dry_run:
+        figures = show_plan(plan)
+    else:
+        began = time.monotonic()
+        with StopSignals() as signals:
+            train(
+                plan,
+                resume=arguments.resume,
+                monitor=monitor,
+                report=TerminalReport(),
+                stop=signals.asked,
+            )
+        figures = final_figures(plan, time.monotonic() - began)
+        print(f"done: {plan.run}; moco.load('{plan.run}') gives the backbone")
+    write_json(arguments.json, figures)
+    return 0
+
+
+def show_plan(plan: Plan) -> dict[str, object]:
+    """Print the plan, the recipe and a forecast from a few steps; write nothing."""
+    print("\n".join(describe_plan(plan)))
+    contrast, images_per_second = time_steps(plan)
+    print("\n".join(describe_contrast(plan, contrast)))
+    seconds = plan.steps * plan.recipe.batch_size / images_per_second
+    print(f"{images_per_second:.0f} images/s here, about {duration(seconds)} in all")
+    print(f"\n{yaml.safe_dump(recipe_to_dict(plan.recipe), sort_keys=False)}", end="")
+    return {
+        "steps": plan.steps,
+        "images_per_second": round(images_per_second, 1),
+        "predicted_seconds": round(seconds, 1),
+    }
+
+
+def final_figures(plan: Plan, seconds: float) -> dict[str, object]:
+    """Return the last step's figures, as `--json` has them."""
+    last = read_lines(plan.run / "metrics.jsonl")[-1]
+    return {**last, "steps": plan.steps, "seconds": round(seconds, 1), "run": str(plan.run)}

@@ -1,0 +1,37 @@
+"""Signals ask a run to stop after its step and save; a second INT stops it at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+
+class StopSignals:
+    """While in use, TERM, INT, USR1 and USR2 only set what `asked` returns.
+
+    `asked` is None, or the exit code to stop with: 130 for INT, 75 for the others.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self._before: dict[int, object] = {}
+
+    def asked(self) -> int | None:
+        """Return the exit code to stop with, None to go on."""
+        return self.code
+
+    def __enter__(self) -> StopSignals:
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+            number = getattr(signal, name, None)  # Windows has two of them
+            if number is not None:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.code == 130:
+            raise KeyboardInterrupt
+        self.code = 130 if number == signal.SIGINT else 75

@@ -1,0 +1,160 @@
+"""How a run looks on a terminal, and in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from moco.batch_norm import has_batch_norm
+from moco.contrast import Contrast
+from moco.encoders import parameter_count
+from moco.plan import Plan
+
+LOG_EVERY_SECONDS = 10.0
+
+
+class TerminalReport:
+    """A progress bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.logged_at = 0.0
+        self.first: tuple[float, int] | None = None
+
+    def planned(self, plan: Plan, contrast: Contrast) -> None:
+        """Print what will be trained, and start the bar."""
+        for line in describe_plan(plan):
+            self.note(line)
+        for line in describe_contrast(plan, contrast):
+            self.note(line)
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} steps"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self.console,
+            )
+            self.task = self.bar.add_task("pre-training", total=plan.steps, figures="")
+            self.bar.start()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(printable(text), markup=False)
+
+    def stepped(self, row: Mapping[str, Any], plan: Plan) -> None:
+        """Move the bar, or print a line when the last one is some seconds old."""
+        now, done = time.monotonic(), row["step"] + 1
+        self.first = self.first or (now, done)
+        figures = (
+            f"loss {row['loss']:.3f}  pretext top-1 {100 * row['pretext_top1']:.1f} %  "
+            f"{row['images_per_second']:.0f} images/s"
+        )
+        if "knn_top1" in row:
+            figures += f"  kNN top-1 {100 * row['knn_top1']:.1f} %"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, figures=figures)
+        elif now - self.logged_at >= LOG_EVERY_SECONDS or done == plan.steps or "knn_top1" in row:
+            self.logged_at = now
+            steps_per_second = (done - self.first[1]) / max(now - self.first[0], 1e-9)
+            left = (plan.steps - done) / steps_per_second if steps_per_second else 0.0
+            self.note(
+                f"step {done}/{plan.steps}  epoch {row['epoch'] + 1}/{plan.recipe.epochs}  "
+                + figures
+                + (f"  {duration(left)} left" if steps_per_second else "")
+            )
+
+    def ended(self) -> None:
+        """Take the bar down."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def describe_plan(plan: Plan) -> list[str]:
+    """Return the plan in lines: images, device, steps, and each derived setting with its reason."""
+    recipe = plan.recipe
+    lines = [
+        f"{len(plan.images):,} images, recipe {recipe.name} ({recipe.source})",
+        f"{recipe.epochs} epochs of {plan.steps_per_epoch} steps of {recipe.batch_size} images on "
+        f"{plan.device.type}, {plan.workers} loading processes",
+        f"run directory {plan.run}",
+    ]
+    lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
+    return lines
+
+
+def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
+    """Return lines about the network, and what keeps batch norm from leaking."""
+    recipe, encoder = plan.recipe, contrast.encoder
+    precision = str(encoder.precision or "torch.float32").removeprefix("torch.")
+    lines = [
+        f"{recipe.encoder.backbone} with {parameter_count(encoder):,} parameters in {precision}, "
+        f"queue of {recipe.dictionary.size:,} keys"
+    ]
+    if encoder.precision != plan.precision:
+        lines.append(
+            f"float32, since images of {recipe.views.image_size} pixels are so small for this "
+            "network that a CPU gets lower precision wrong; larger ones train faster"
+        )
+    if contrast.shuffle_keys:
+        lines.append(
+            f"batch norm in {recipe.batch_norm_groups} groups of "
+            f"{recipe.batch_size // recipe.batch_norm_groups} images, keys shuffled between them"
+        )
+    elif has_batch_norm(encoder):
+        lines.append(
+            "warning: with batch_norm_groups=1 shuffling keys would change nothing, so batch "
+            "norm can leak which key is whose; set batch_norm_groups to 2 or more"
+        )
+    else:
+        lines.append("no batch norm in the network, so keys need no shuffling")
+    milestones = recipe.optimizer.milestones
+    if recipe.optimizer.schedule == "step" and milestones and milestones[0] >= recipe.epochs:
+        lines.append(
+            f"warning: the learning rate never drops: its milestones {list(milestones)} lie beyond "
+            f"{recipe.epochs} epochs; set optimizer.milestones"
+        )
+    return lines
+
+
+def printable(text: str) -> str:
+    """Return the text on one line and in valid Unicode; file names need be neither."""
+    encoded = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(
+        letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in encoded
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 45 s, 12 min, 3 h 20 min or 2 d 4 h."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if hours < 2:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{hours} h {round(seconds % 3600 / 60)} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table, the first column to the left and figures to the right."""
+    print(printable(title))  # beside the table, which would break it into its own width
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)

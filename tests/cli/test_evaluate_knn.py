@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from moco.cli.main import main
+from moco.evaluate.features import extract_features
+from moco.evaluate.knn import knn_class_scores
+from moco.evaluate.labelled import matching_folders
+from moco.evaluate.scores import score_votes
+from moco.loading import load_with_recipe
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("knn") / "run"
+    settings = [word for setting in tiny_settings for word in ("--set", setting)]
+    words = [str(photos), "--epochs", "1", "--device", "cpu", *settings, "--run", str(path)]
+    assert main(["pretrain", *words]) == 0
+    return path
+
+
+def evaluate(run: Path, folders: Path, figures: Path, *more: str) -> dict[str, Any]:
+    words = ["--train", str(folders / "train"), "--test", str(folders / "test")]
+    given = ["evaluate", "knn", str(run), *words, "--json", str(figures), "--device", "cpu", *more]
+    assert main(given) == 0
+    return dict(json.loads(figures.read_text()))
+
+
+SCORES = [
+    "top1",
+    "top1_low",
+    "top1_high",
+    "balanced_accuracy",
+    "roc_auc",
+    "roc_auc_low",
+    "roc_auc_high",
+]
+ABOUT = [
+    "neighbours",
+    "temperature",
+    "layer",
+    "classes",
+    "train_images",
+    "test_images",
+    "skipped_files",
+]
+
+
+def test_prints_a_table_and_writes_flat_fractions(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = evaluate(run, class_folders, tmp_path / "figures.json")
+    assert list(figures) == SCORES + ABOUT
+    assert all(0 <= figures[key] <= 1 for key in SCORES)
+    assert figures["top1_low"] < figures["top1"] <= figures["top1_high"]
+    expected = {"neighbours": 200, "temperature": 0.07, "layer": "backbone", "classes": 2}
+    expected |= {"train_images": 24, "test_images": 16, "skipped_files": 0}
+    assert {key: figures[key] for key in ABOUT} == expected
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "16 test images, 24 vote" in printed.out
+    for key in SCORES:
+        assert key in printed.out
+        assert f"{100 * figures[key]:.2f} %" in printed.out
+
+
+@pytest.fixture(scope="module")
+def hard_folders(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return train/ and test/ with classes that say nothing about the images."""
+    folder = tmp_path_factory.mktemp("hard")
+    for number, path in enumerate(sorted(photos.rglob("*.png"))):
+        target = folder / ("train" if number % 2 else "test") / path.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("layer", "part", "features"), [("backbone", "backbone", 64), ("head", "encoder", 16)]
+)
+def test_the_scores_are_those_of_the_functions(
+    layer: str, part: Literal["backbone", "encoder"], features: int, run: Path, hard_folders: Path
+) -> None:
+    more = ["--neighbours", "7", "--temperature", "0.5", "--layer", layer]
+    figures = evaluate(run, hard_folders, hard_folders / "figures.json", *more)
+    train, test = matching_folders(hard_folders / "train", hard_folders / "test")
+    network, recipe = load_with_recipe(run, part)
+    known, asked = (
+        extract_features(network, images, recipe.views, device=torch.device("cpu")).rows
+        for images in (train, test)
+    )
+    assert known.shape == (32, features)
+
+    def scores(neighbours: int, temperature: float) -> dict[str, float]:
+        votes = knn_class_scores(
+            known,
+            train.labels,
+            asked,
+            classes=2,
+            neighbours=neighbours,
+            temperature=temperature,
+        )
+        return score_votes(votes, test.labels)
+
+    expected = scores(7, 0.5)
+    assert {key: figures[key] for key in expected} == pytest.approx(expected)
+    assert (figures["layer"], figures["neighbours"], figures["temperature"]) == (layer, 7, 0.5)
+    for other in (scores(200, 0.5), scores(7, 0.01)):  # so that the options show
+        assert other != pytest.approx(expected)
+
+
+def test_a_checkpoint_directory_serves_as_the_run(
+    run: Path, class_folders: Path, tmp_path: Path
+) -> None:
+    checkpoint = run / "checkpoints" / (run / "latest").read_text()
+    assert evaluate(checkpoint, class_folders, tmp_path / "a.json") == evaluate(
+        run, class_folders, tmp_path / "b.json"
+    )
+
+
+def test_evaluation_leaves_the_run_as_it_is(run: Path, class_folders: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    evaluate(run, class_folders, tmp_path / "figures.json")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_files_that_cannot_be_read_are_named_and_counted(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = shutil.copytree(class_folders, tmp_path / "classes")
+    (folders / "train" / "red" / "broken.png").write_text("404")
+    (folders / "test" / "blue" / "also.png").write_text("404")
+    figures = evaluate(run, folders, tmp_path / "figures.json")
+    assert figures["skipped_files"] == 2
+    assert (figures["train_images"], figures["test_images"]) == (24, 16)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "skipped train red/broken.png",
+        "skipped test blue/also.png",
+    ]
+
+
+def test_six_classes_have_a_top5_and_no_roc_curve(
+    run: Path, class_folders: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        for number in range(6):
+            target = tmp_path / "six" / part / f"class {number}"
+            shutil.copytree(class_folders / part / ("red" if number % 2 else "blue"), target)
+    figures = evaluate(run, tmp_path / "six", tmp_path / "figures.json")
+    assert figures["classes"] == 6
+    assert "roc_auc" not in figures
+    assert figures["top1"] <= figures["top5"] <= 1

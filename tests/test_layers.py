@@ -1,0 +1,121 @@
+"""Which module may import which: a module imports only from the layers below its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import moco
+
+LAYERS = [
+    {"errors", "schedules", "distributed", "info_nce", "batch_norm"},
+    {"recipes", "dictionaries"},
+    {"recipe_files", "small", "contrast", "encoders", "data"},
+    {"build", "checkpoint", "device", "evaluate"},
+    {"plan", "run_directory", "loading"},
+    {"progress", "demo_data"},
+    {"session"},
+    {"pretraining", "demo"},
+    {"report"},
+    {"cli"},
+    {"__main__"},
+]
+RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
+WITHOUT_TORCH = [
+    "__init__",
+    "recipes",
+    "schedules",
+    "errors",
+    "small",
+    "recipe_files",
+    "__main__",
+    "cli/__init__",
+    "cli/main",
+]
+HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}
+YAML_ALLOWED = {"recipe_files"}
+SOURCE = Path(moco.__file__).parent
+FILES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in SOURCE.rglob("*.py")}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+each_module = pytest.mark.parametrize("name", sorted(FILES))
+
+
+def imports(name: str, *, only_when_loaded: bool = False) -> set[str]:
+    """Return the dotted names a module imports, not those for type checkers."""
+    found: set[str] = set()
+    blocks: list[ast.AST] = [TREES[name]]
+    while blocks:
+        node = blocks.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if only_when_loaded and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            found.add(str(node.module))
+        blocks += ast.iter_child_nodes(node)
+    return found
+
+
+def calls(name: str) -> set[str]:
+    """Return what a module calls, as written."""
+    nodes = ast.walk(TREES[name])
+    return {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+
+
+@each_module
+def test_imports_only_what_lies_below(name: str) -> None:
+    unit = name.partition("/")[0]
+    used = {module.split(".")[1] for module in imports(name) if module.startswith("moco.")}
+    if unit == "__init__":  # it names its modules as text and imports them when first used
+        assert not used
+        return
+    assert unit in RANKS, f"give {unit} a place in LAYERS"
+    above = {other for other in used - {unit} if RANKS[other] >= RANKS[unit]}
+    assert not above, f"{name} imports {above} from its own layer or above"
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_loads_without_torch(name: str) -> None:
+    loaded = {module.partition(".")[0] for module in imports(name, only_when_loaded=True)}
+    assert not loaded & (HEAVY - ({"yaml"} if name in YAML_ALLOWED else set()))
+
+
+@each_module
+def test_only_checkpoint_touches_pickles(name: str) -> None:
+    used = imports(name) & {"pickle", "shelve", "joblib", "dill", "cloudpickle", "marshal"}
+    used |= calls(name) & {"torch.load", "torch.save", "np.load", "numpy.load", "save", "load"}
+    used -= {"load"} if name == "demo" else set()  # moco.load
+    assert not used or name == "checkpoint"
+
+
+def test_checkpoint_never_runs_what_it_loads() -> None:
+    loads = [
+        node
+        for node in ast.walk(TREES["checkpoint"])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert loads
+    for load in loads:
+        assert "weights_only=True" in {ast.unparse(keyword) for keyword in load.keywords}
+
+
+@each_module
+def test_only_the_command_line_prints_and_exits(name: str) -> None:
+    used = calls(name) & {"print", "sys.exit", "exit", "quit", "os._exit", "input"}
+    assert not used or name.startswith("cli/") or name == "__main__"
+
+
+@each_module
+def test_modules_and_functions_are_short_and_named_for_what_they_do(name: str) -> None:
+    assert not set(name.split("/")) & {"utils", "util", "misc", "common", "helpers", "helper"}
+    assert len(FILES[name].read_text().splitlines()) <= 300
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = int(node.end_lineno or 0) - node.lineno + 1
+            lines -= len((ast.get_docstring(node, clean=False) or "").splitlines())
+            assert lines <= 60, f"{node.name} has {lines} lines"
