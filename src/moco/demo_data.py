@@ -16,7 +16,8 @@ from moco.evaluate.labelled import LabelledFolder
 from moco.plan import CACHE_BYTES
 
 ELPV_BLOCK = 82
-"""Neighbours in the list may come from one module: blocks of this size stay on one side."""
+"""Neighbours in the list may come from one module: blocks of this size stay on one side, so that
+only the modules at their edges are on both."""
 ELPV_SETTINGS = (
     "views.order=[crop, jitter, horizontal_flip, vertical_flip, quarter_turns]",
     "views.crop_scale=[0.5, 1.0]",
@@ -80,7 +81,8 @@ def solar_cells() -> DemoData:
             "2,624 electroluminescence photographs of solar cells (ELPV, Buerhop-Lutz et al. 2018, "
             "CC BY-NC-SA). Defective: experts give a defect a probability above one half. "
             "Every third block of 82 neighbouring cells is for testing; pre-training never saw "
-            "those."
+            "those. Cells of one module can lie on both sides of a block's edge, as when a part of "
+            "a plant is labelled; for modules without any label see docs/results.md."
         ),
         classes=("sound", "defective"),
     )
