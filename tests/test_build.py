@@ -13,7 +13,8 @@ from moco.build import build_contrast, build_optimizer, outsized_stride
 from moco.contrast import Contrast
 from moco.encoders import build_encoder
 from moco.errors import UsageError
-from moco.recipes import CIFAR10_RESNET18, EncoderSpec, OptimizerSpec, QueueSpec, Recipe
+from moco.recipes import CIFAR10_RESNET18, Recipe
+from moco.specs import DictionarySpec, EncoderSpec, OptimizerSpec
 
 IMAGES, GROUPS = 16, 4
 TINY = replace(
@@ -21,7 +22,7 @@ TINY = replace(
     encoder=EncoderSpec(
         backbone="resnet18", stem="small", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6
     ),
-    dictionary=QueueSpec(size=40),
+    dictionary=DictionarySpec(size=40),
     batch_size=IMAGES,
     batch_norm_groups=GROUPS,
 )
@@ -45,7 +46,7 @@ def _is_grouped(layer: nn.Module) -> bool:
 
 
 def test_one_process_puts_every_batch_norm_of_both_encoders_in_groups() -> None:
-    contrast = build_contrast(TINY, seed=0)
+    contrast = build_contrast(TINY, images=IMAGES, seed=0)
     for encoder in (contrast.encoder, contrast.key_encoder):
         assert groups_of(encoder) == [GROUPS] * 12
     assert contrast.shuffle_keys
@@ -54,7 +55,9 @@ def test_one_process_puts_every_batch_norm_of_both_encoders_in_groups() -> None:
 def test_shuffled_keys_in_groups_differ_from_those_of_plain_batch_norm() -> None:
     keys = {}
     for groups in (1, GROUPS):
-        contrast = build_contrast(replace(TINY, batch_norm_groups=groups), seed=0).train()
+        contrast = build_contrast(
+            replace(TINY, batch_norm_groups=groups), images=IMAGES, seed=0
+        ).train()
         assert contrast.shuffle_keys == (groups > 1)
         keys[groups] = contrast(*views(), 0).keys
         contrast.shuffle_keys = not contrast.shuffle_keys
@@ -66,11 +69,11 @@ def test_shuffled_keys_in_groups_differ_from_those_of_plain_batch_norm() -> None
 
 def test_groups_are_shared_out_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moco.build, "world_size", lambda: 2)
-    contrast = build_contrast(TINY, seed=0)
+    contrast = build_contrast(TINY, images=IMAGES, seed=0)
     assert groups_of(contrast.encoder) == [2] * 12
     assert contrast.shuffle_keys
     monkeypatch.setattr(moco.build, "world_size", lambda: 4)
-    contrast = build_contrast(TINY, seed=0)
+    contrast = build_contrast(TINY, images=IMAGES, seed=0)
     assert groups_of(contrast.encoder) == [1] * 12
     assert contrast.shuffle_keys  # the processes are the groups
 
@@ -81,25 +84,27 @@ def test_refuses_processes_that_the_groups_do_not_split_over(
 ) -> None:
     monkeypatch.setattr(moco.build, "world_size", lambda: processes)
     with pytest.raises(UsageError, match=f"batch_norm_groups 4 does not split .* {processes} "):
-        build_contrast(TINY, seed=0)
+        build_contrast(TINY, images=IMAGES, seed=0)
 
 
 def test_nothing_is_shuffled_without_batch_norm() -> None:
-    contrast = build_contrast(WITHOUT_BATCH_NORM, seed=0)
+    contrast = build_contrast(WITHOUT_BATCH_NORM, images=IMAGES, seed=0)
     assert not has_batch_norm(contrast)
     assert not contrast.shuffle_keys
 
 
 def test_takes_its_settings_from_the_recipe() -> None:
-    contrast = build_contrast(TINY, seed=5, precision=torch.bfloat16)
+    contrast = build_contrast(TINY, images=IMAGES, seed=5, precision=torch.bfloat16)
     assert contrast.temperature == TINY.temperature
     assert not contrast.symmetric
-    assert contrast.shuffle_seed == 5
+    assert contrast.seed == 5
     assert contrast.encoder.precision == contrast.key_encoder.precision == torch.bfloat16
     assert contrast.dictionary.keys.shape == (40, 6)
     assert not contrast.dictionary.exclude_same_image
-    other = replace(TINY, symmetric=True, dictionary=QueueSpec(size=17, exclude_same_image=True))
-    contrast = build_contrast(other, seed=0)
+    other = replace(
+        TINY, symmetric=True, dictionary=DictionarySpec(size=17, exclude_same_image=True)
+    )
+    contrast = build_contrast(other, images=IMAGES, seed=0)
     assert contrast.symmetric
     assert contrast.dictionary.exclude_same_image
     assert len(contrast.dictionary.keys) == 17
@@ -109,7 +114,7 @@ def test_same_seed_same_weights_and_queue() -> None:
     states = []
     for seed in (0, 0, 1):
         torch.rand(3)  # whatever the process drew before
-        states.append(build_contrast(TINY, seed=seed).state_dict())
+        states.append(build_contrast(TINY, images=IMAGES, seed=seed).state_dict())
     torch.testing.assert_close(dict(states[0]), dict(states[1]), rtol=0, atol=0)
     for name in ("encoder.backbone.conv1.weight", "encoder.head.weight", "dictionary.keys"):
         assert not torch.equal(states[0][name], states[2][name])
@@ -125,7 +130,7 @@ def train_one_step(recipe: Recipe, contrast: Contrast) -> None:
 def test_optimizer_decays_every_weight_of_the_encoder_and_holds_no_key_weight(
     algorithm: str,
 ) -> None:
-    contrast = build_contrast(TINY, seed=0)
+    contrast = build_contrast(TINY, images=IMAGES, seed=0)
     spec = OptimizerSpec(
         algorithm=algorithm, learning_rate=0.3, weight_decay=0.02, sgd_momentum=0.8
     )
@@ -141,7 +146,7 @@ def test_optimizer_decays_every_weight_of_the_encoder_and_holds_no_key_weight(
 
 
 def test_one_step_moves_every_weight_of_the_encoder_and_no_key_weight() -> None:
-    contrast = build_contrast(TINY, seed=0)
+    contrast = build_contrast(TINY, images=IMAGES, seed=0)
     before = {name: value.detach().clone() for name, value in contrast.named_parameters()}
     train_one_step(TINY, contrast)
     for name, weight in contrast.named_parameters():
@@ -163,7 +168,7 @@ def test_gradients_in_lower_precision_are_those_of_float32(side: int, lower: boo
     )
     gradients = {}
     for precision in (None, torch.bfloat16):
-        contrast = build_contrast(recipe, seed=0, precision=precision).train()
+        contrast = build_contrast(recipe, images=IMAGES, seed=0, precision=precision).train()
         assert contrast.encoder.precision == (precision if lower else None)
         unwritten_memory()
         contrast(*views(side), 0).loss.backward()

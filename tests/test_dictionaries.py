@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moco.dictionaries import NO_IMAGE, Queue
+from moco.dictionaries import Queue
+from moco.info_nce import NO_IMAGE
 
 
 def batch(first_id: int, rows: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def test_look_up_offers_own_keys_and_the_whole_queue_and_changes_nothing(
     queue.store(*batch(20, 4))
     before = state(queue)
     keys, image_ids = batch(22, 3)
-    found = queue.look_up(keys, image_ids)
+    found = queue.look_up(keys, image_ids, (0, 0, 0))
     assert torch.equal(found.positives, keys)
     assert torch.equal(found.negatives, before["keys"])
     known = [20, 21, 22, 23, NO_IMAGE, NO_IMAGE]

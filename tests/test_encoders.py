@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from moco.encoders import build_backbone, build_encoder, parameter_count
 from moco.errors import UsageError
-from moco.recipes import CIFAR10_RESNET18, EncoderSpec
+from moco.recipes import CIFAR10_RESNET18
+from moco.specs import EncoderSpec
 
 TINY = EncoderSpec(backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6)
 

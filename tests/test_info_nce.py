@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.dictionaries import NO_IMAGE
-from moco.info_nce import info_nce, pretext_scores
+from moco.info_nce import NO_IMAGE, NO_KEY, info_nce, pretext_scores
 
 
 def unit_rows(rows: int, dim: int, seed: int) -> Tensor:
@@ -103,6 +102,21 @@ def test_a_key_of_the_same_image_counts_as_if_it_were_not_there() -> None:
         loss, loss_of(queries, positives, negatives[kept]), rtol=0, atol=1e-12
     )
     assert abs(loss - loss_of(queries, positives, negatives)) > 1e-3
+
+
+def test_a_row_without_a_key_counts_for_no_query() -> None:
+    queries, positives, negatives = unit_rows(3, 5, 0), unit_rows(3, 5, 1), unit_rows(6, 5, 2)
+    negative_ids = torch.tensor([NO_IMAGE, NO_KEY, 7, NO_KEY, NO_KEY, 8])
+    loss = info_nce(
+        queries,
+        positives,
+        negatives,
+        0.2,
+        query_ids=torch.arange(3),
+        negative_ids=negative_ids,
+    )
+    filled = negatives[negative_ids != NO_KEY]
+    torch.testing.assert_close(loss, loss_of(queries, positives, filled), rtol=0, atol=1e-12)
 
 
 def test_a_key_is_left_out_for_its_own_image_only() -> None:

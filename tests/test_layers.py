@@ -10,8 +10,9 @@ import pytest
 import moco
 
 LAYERS = [
-    {"errors", "schedules", "distributed", "info_nce", "batch_norm"},
-    {"recipes", "dictionaries"},
+    {"errors", "schedules", "distributed", "info_nce", "lars", "vision_transformer"},
+    {"specs", "dictionaries", "batch_norm"},
+    {"recipes"},
     {"recipe_files", "small", "contrast", "encoders", "data"},
     {"build", "checkpoint", "device", "evaluate"},
     {"plan", "run_directory", "loading"},
@@ -26,6 +27,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 WITHOUT_TORCH = [
     "__init__",
     "recipes",
+    "specs",
     "schedules",
     "errors",
     "small",

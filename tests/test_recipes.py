@@ -48,7 +48,7 @@ V2_CHANGES = {
     "views.order": ("crop", "jitter", "gray", "blur", "horizontal_flip"),
     "views.jitter": (0.4, 0.4, 0.4, 0.1),
     "views.jitter_probability": 0.8,
-    "views.blur_probability": 0.5,
+    "views.blur_probabilities": (0.5, 0.5),
     "views.blur_radius": (0.1, 2.0),
     "temperature": 0.2,
     "optimizer.schedule": "cosine",
@@ -181,7 +181,7 @@ def test_values_that_do_not_go_together_are_refused_by_both_names(
         ("views.crop_scale", ["[0, 1]", "[0.5, 0.4]", "[0.5, 1.1]"], ["[1, 1]", "[0.01, 0.02]"]),
         ("views.gray_probability", ["-0.1", "1.1"], ["0", "1"]),
         ("views.jitter_probability", ["-0.1", "1.1"], ["0", "1"]),
-        ("views.blur_probability", ["-0.1", "1.1"], ["0", "1"]),
+        ("views.blur_probabilities", ["[-0.1, 0]", "[0, 1.1]", "0.5"], ["[0, 1]", "[0.3, 0.1]"]),
         ("views.flip_probability", ["-0.1", "1.1"], ["0", "1"]),
         (
             "views.jitter",

@@ -1,8 +1,9 @@
-"""Batch norm in groups: what several devices do to batch norm, on one device (section 3.3).
+"""Batch norm over slices of the global batch: in groups on one device, or across processes.
 
-Each of G contiguous slices of the batch is normalized with its own mean and variance, as if it lay
-on its own device. With the key batch permuted, a query and its key then share no statistics, and
-nothing in a batch tells which key is whose. One process with G groups equals G processes.
+In groups, each of G contiguous slices of the batch is normalized with its own mean and variance, as
+if it lay on its own device (MoCo v1, section 3.3). With the key batch permuted, a query and its key
+then share no statistics, and nothing in a batch tells which key is whose. One process with G groups
+equals G processes. Across processes, all of them share one mean and variance (MoCo v3).
 
 Deviation: running statistics are the mean over the groups; the official multi-process code keeps
 those of process 0 (docs/deviations.md).
@@ -10,23 +11,24 @@ those of process 0 (docs/deviations.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from moco.distributed import sum_over_processes, world_size
 
-class GroupedBatchNorm(_BatchNorm):
-    """Batch norm over each of `groups` contiguous slices of the batch alone; same state as plain.
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch norm whose training form is its subclass's; same state as the plain one it replaces.
 
     In eval mode it is plain batch norm. `drop` and `act` are the extra layers that timm's fused
     norm-and-activation layers carry, nothing otherwise.
-
-    Raises:
-        ValueError: In training, when the batch is no multiple of `groups`.
     """
 
-    def __init__(self, plain: _BatchNorm, groups: int) -> None:
+    def __init__(self, plain: _BatchNorm) -> None:
         super().__init__(
             plain.num_features,
             plain.eps,
@@ -37,7 +39,6 @@ class GroupedBatchNorm(_BatchNorm):
         self.weight, self.bias = plain.weight, plain.bias
         self.running_mean, self.running_var = plain.running_mean, plain.running_var
         self.num_batches_tracked = plain.num_batches_tracked
-        self.groups = groups
         self.drop: nn.Module = getattr(plain, "drop", nn.Identity())
         self.act: nn.Module = getattr(plain, "act", nn.Identity())
         self.train(plain.training)
@@ -46,25 +47,12 @@ class GroupedBatchNorm(_BatchNorm):
         pass  # 2-D and 4-D batches are normalized alike
 
     def forward(self, input: Tensor) -> Tensor:
-        normalized = self.normalize_groups(input) if self.training else super().forward(input)
+        normalized = self.normalize(input) if self.training else super().forward(input)
         return self.act(self.drop(normalized))  # type: ignore[no-any-return]
 
-    def normalize_groups(self, input: Tensor) -> Tensor:
-        """Normalize each slice of [N, C, ...]; move the running statistics by their mean."""
-        if len(input) % self.groups:
-            raise ValueError(
-                f"a batch of {len(input)} does not split into {self.groups} batch-norm groups"
-            )
-        precision = torch.promote_types(input.dtype, torch.float32)
-        means = input.new_zeros(self.groups, self.num_features, dtype=precision)
-        variances = torch.zeros_like(means)
-        parts = [
-            # momentum 1 makes batch norm leave the slice's own statistics in the rows given
-            F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-            for part, mean, variance in zip(input.chunk(self.groups), means, variances, strict=True)
-        ]
-        self.track(means.mean(dim=0), variances.mean(dim=0))
-        return torch.cat(parts)
+    def normalize(self, input: Tensor) -> Tensor:
+        """Normalize a training batch [N, C, ...] and move the running statistics."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor) -> None:
@@ -80,6 +68,54 @@ class GroupedBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share or 0.0)
 
 
+class GroupedBatchNorm(SharedBatchNorm):
+    """Batch norm over each of `groups` contiguous slices of the batch alone.
+
+    Raises:
+        ValueError: In training, when the batch is no multiple of `groups`.
+    """
+
+    def __init__(self, plain: _BatchNorm, groups: int) -> None:
+        super().__init__(plain)
+        self.groups = groups
+
+    def normalize(self, input: Tensor) -> Tensor:
+        """Normalize each slice; move the running statistics by their mean."""
+        if len(input) % self.groups:
+            raise ValueError(
+                f"a batch of {len(input)} does not split into {self.groups} batch-norm groups"
+            )
+        precision = torch.promote_types(input.dtype, torch.float32)
+        means = input.new_zeros(self.groups, self.num_features, dtype=precision)
+        variances = torch.zeros_like(means)
+        parts = [
+            # momentum 1 makes batch norm leave the slice's own statistics in the rows given
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+            for part, mean, variance in zip(input.chunk(self.groups), means, variances, strict=True)
+        ]
+        self.track(means.mean(dim=0), variances.mean(dim=0))
+        return torch.cat(parts)
+
+
+class SyncedBatchNorm(SharedBatchNorm):
+    """Batch norm over the batch of all processes together, on any device (torch's needs a GPU)."""
+
+    def normalize(self, input: Tensor) -> Tensor:
+        """Normalize with the mean and variance of all processes' rows, as many in each."""
+        rows = input.to(torch.promote_types(input.dtype, torch.float32))
+        over = [axis for axis in range(input.ndim) if axis != 1]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        count = input.numel() // self.num_features * world_size()
+        mean = sum_over_processes(rows.sum(over)) / count
+        centred = rows - mean.view(shape)
+        variance = sum_over_processes(centred.square().sum(over)) / count
+        self.track(mean.detach(), variance.detach() * count / (count - 1))
+        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
+
+
 def has_batch_norm(module: nn.Module) -> bool:
     """Say whether any layer normalizes over the batch, so that a batch can leak."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
@@ -87,8 +123,17 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 def group_batch_norm(module: nn.Module, groups: int) -> None:
     """Put every batch norm inside `module` into `groups` groups, weights and statistics kept."""
+    _replace(module, lambda plain: GroupedBatchNorm(plain, groups))
+
+
+def sync_batch_norm(module: nn.Module) -> None:
+    """Share every batch norm inside `module` among all processes, weights and statistics kept."""
+    _replace(module, SyncedBatchNorm)
+
+
+def _replace(module: nn.Module, replacement: Callable[[_BatchNorm], _BatchNorm]) -> None:
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            setattr(module, name, GroupedBatchNorm(child, groups))
+            setattr(module, name, replacement(child))
         else:
-            group_batch_norm(child, groups)
+            _replace(child, replacement)

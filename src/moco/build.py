@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from moco.batch_norm import group_batch_norm, has_batch_norm
-from moco.contrast import Contrast
-from moco.dictionaries import Queue
+from moco.batch_norm import group_batch_norm, has_batch_norm, sync_batch_norm
+from moco.contrast import Contrast, KeySource
+from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.distributed import world_size
-from moco.encoders import Encoder, build_encoder
+from moco.encoders import Encoder, build_encoder, build_predictor, feature_count
 from moco.errors import UsageError
-from moco.recipes import OptimizerSpec, Recipe
+from moco.lars import LARS
+from moco.recipes import Mechanism, Recipe
+from moco.specs import OptimizerSpec
 
 CPU = torch.device("cpu")
 
@@ -20,6 +22,7 @@ CPU = torch.device("cpu")
 def build_contrast(
     recipe: Recipe,
     *,
+    images: int,
     seed: int,
     device: torch.device = CPU,
     precision: torch.dtype | None = None,
@@ -27,6 +30,7 @@ def build_contrast(
     """Return the recipe's untrained contrast on the device, the same for the same seed.
 
     Args:
+        images: how many there are: a memory bank has a vector for each.
         precision: the type that the encoders compute in, None for float32. Float32 it is too where
             the CPU would get lower precision wrong: see `outsized_stride`.
 
@@ -35,32 +39,68 @@ def build_contrast(
             do not go with the number of processes.
     """
     torch.manual_seed(seed)
-    encoder = build_encoder(recipe.encoder, precision)
-    groups_here, left = divmod(recipe.batch_norm_groups, world_size())
-    if left or not groups_here:
-        raise UsageError(
-            f"batch_norm_groups {recipe.batch_norm_groups} does not split over "
-            f"{world_size()} processes"
-        )
+    encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size, precision=precision)
     check_sizes(encoder, recipe)
     if device.type == "cpu" and outsized_stride(encoder, recipe.views.image_size):
         encoder.precision = None
-    leaks = has_batch_norm(encoder)
-    if leaks and groups_here > 1:
-        group_batch_norm(encoder, groups_here)
+    predictor = build_predictor(recipe.encoder, feature_count(encoder.backbone))
+    for module in (encoder, predictor):
+        if module is not None:
+            share_batch_norm(module, recipe.batch_norm_groups)
     contrast = Contrast(
         encoder,
-        Queue(
-            recipe.dictionary.size,
-            recipe.encoder.dim,
-            exclude_same_image=recipe.dictionary.exclude_same_image,
-        ),
+        build_dictionary(recipe, images),
+        keys_from=KEYS_FROM[recipe.mechanism],
         temperature=recipe.temperature,
+        predictor=predictor,
         symmetric=recipe.symmetric,
-        shuffle_keys=leaks and recipe.batch_norm_groups > 1,
-        shuffle_seed=seed,
+        shuffle_keys=has_batch_norm(encoder) and recipe.batch_norm_groups > 1,
+        seed=seed,
     )
     return contrast.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+KEYS_FROM: dict[Mechanism, KeySource] = {
+    "queue": "momentum_encoder",
+    "in_batch": "momentum_encoder",
+    "end_to_end": "query_encoder",
+    "memory_bank": "query_itself",
+}
+
+
+def share_batch_norm(module: nn.Module, groups: int) -> None:
+    """Make the batch norm inside `module` normalize each of `groups` slices of the global batch.
+
+    Raises:
+        UsageError: The groups do not split over the processes, nor one group over all of them.
+    """
+    processes = world_size()
+    if groups == 1 < processes:
+        sync_batch_norm(module)
+    elif groups % processes:
+        raise UsageError(
+            f"batch_norm_groups {groups} does not split over {processes} processes; set it to 1, "
+            "for one group over all, or to a multiple"
+        )
+    elif groups > processes:
+        group_batch_norm(module, groups // processes)
+
+
+def build_dictionary(recipe: Recipe, images: int) -> Queue | InBatch | MemoryBank:
+    """Return what the recipe's mechanism compares queries with."""
+    spec, dim = recipe.dictionary, recipe.encoder.dim
+    match recipe.mechanism:
+        case "queue":
+            return Queue(
+                spec.size,
+                dim,
+                exclude_same_image=spec.exclude_same_image,
+                filled_only=spec.filled_only,
+            )
+        case "in_batch" | "end_to_end":
+            return InBatch()
+        case "memory_bank":
+            return MemoryBank(images, dim, negatives=spec.size, bank_momentum=spec.bank_momentum)
 
 
 @torch.no_grad()
@@ -112,16 +152,13 @@ def outsized_stride(encoder: Encoder, side: int) -> str:
 
 
 def build_optimizer(spec: OptimizerSpec, contrast: Contrast) -> Optimizer:
-    """Return the optimizer of the query encoder's weights; decay is on all of them."""
+    """Return the optimizer of every weight that trains, the query encoder's and the predictor's."""
     weights = [weight for weight in contrast.parameters() if weight.requires_grad]
+    rate, decay, momentum = spec.learning_rate, spec.weight_decay, spec.sgd_momentum
     match spec.algorithm:
         case "sgd":
-            return SGD(
-                weights,
-                lr=spec.learning_rate,
-                momentum=spec.sgd_momentum,
-                weight_decay=spec.weight_decay,
-                fused=True,
-            )
+            return SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, fused=True)
         case "adamw":
-            return AdamW(weights, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+            return AdamW(weights, lr=rate, weight_decay=decay, fused=True)
+        case "lars":
+            return LARS(weights, lr=rate, weight_decay=decay, sgd_momentum=momentum)

@@ -45,7 +45,7 @@ def rival_features(
     plan: Plan, data: DemoData, note: Callable[[str], None]
 ) -> dict[str, RivalFeatures]:
     """Return the features of raw pixels, the untrained encoder and the trained one."""
-    untrained = build_contrast(plan.recipe, seed=plan.seed).encoder
+    untrained = build_contrast(plan.recipe, images=len(plan.images), seed=plan.seed).encoder
     networks: dict[str, nn.Module | None] = {
         "raw pixels": None,
         "untrained": untrained.backbone,  # type: ignore[dict-item]

@@ -1,20 +1,22 @@
-"""Where keys are kept: the dictionary that queries are compared with (MoCo v1, section 3.2).
+"""Where keys are kept: the dictionary that queries are compared with (MoCo v1, section 3).
 
-Letters: N rows of this process's batch, M negatives, K queue size, C embedding size.
+`Queue` is MoCo's. `InBatch` and `MemoryBank` are the rival mechanisms' (section 3.2, Fig. 2);
+MoCo v3 went back to the batch. Letters: N rows of this process's batch, B of all processes, M
+negatives, K queue size, C embedding size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco.distributed import gather_rows
-
-NO_IMAGE = -1
-"""The id of a row that came from no image: a negative for every query."""
+from moco.info_nce import NO_IMAGE, NO_KEY
 
 
 class Found(NamedTuple):
@@ -25,14 +27,20 @@ class Found(NamedTuple):
     negatives: Tensor
     """[M, C]"""
     negative_ids: Tensor
-    """[M] image ids, `NO_IMAGE` for rows that every query may count."""
+    """[M] image ids; `NO_IMAGE` for rows that every query counts, `NO_KEY` for none."""
 
 
 class Dictionary(Protocol):
     """What `Contrast` asks of a dictionary."""
 
-    def look_up(self, keys: Tensor, image_ids: Tensor) -> Found:
-        """Return what the batch is compared with; changes nothing."""
+    def look_up(self, keys: Tensor, image_ids: Tensor, seed: Sequence[int]) -> Found:
+        """Return what the batch is compared with; changes nothing.
+
+        Args:
+            keys: [N, C], the keys of this batch.
+            image_ids: [N].
+            seed: decides what is drawn, where something is: the same in all processes.
+        """
         ...
 
     def store(self, keys: Tensor, image_ids: Tensor) -> None:
@@ -52,26 +60,34 @@ class Queue(nn.Module):
         dim: C.
         exclude_same_image: leave older keys of the query's own image out of its negatives. The
             papers' code counts them; with a queue not much smaller than the data set they matter.
+        filled_only: leave the random vectors of the start out; the papers' code counts them.
     """
 
     keys: Tensor
     image_ids: Tensor
     next_slot: Tensor
 
-    def __init__(self, size: int, dim: int, *, exclude_same_image: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        *,
+        exclude_same_image: bool = False,
+        filled_only: bool = False,
+    ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"queue size must be at least 1, got {size}")
         self.exclude_same_image = exclude_same_image
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("image_ids", torch.full((size,), NO_IMAGE))
+        self.register_buffer("image_ids", torch.full((size,), NO_KEY if filled_only else NO_IMAGE))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
 
-    def look_up(self, keys: Tensor, image_ids: Tensor) -> Found:
+    def look_up(self, keys: Tensor, image_ids: Tensor, seed: Sequence[int]) -> Found:
         """Return the batch's own keys as positives and the whole queue as negatives."""
         if self.exclude_same_image:
             return Found(keys, self.keys, self.image_ids)
-        return Found(keys, self.keys, torch.full_like(self.image_ids, NO_IMAGE))
+        return Found(keys, self.keys, self.image_ids.clamp(max=NO_IMAGE))
 
     @torch.no_grad()
     def store(self, keys: Tensor, image_ids: Tensor) -> None:
@@ -83,3 +99,55 @@ class Queue(nn.Module):
         self.keys[slots[newest]] = keys[newest].to(self.keys.dtype)
         self.image_ids[slots[newest]] = image_ids[newest]
         self.next_slot.copy_((self.next_slot + len(keys)) % size)
+
+
+class InBatch(nn.Module):
+    """The keys of the current batch, of all processes, and nothing else: end-to-end, and MoCo v3.
+
+    A query's negatives are the other images' keys, B - 1 of them. Gradients reach the keys where
+    they carry any, in whichever process they were made.
+    """
+
+    def look_up(self, keys: Tensor, image_ids: Tensor, seed: Sequence[int]) -> Found:
+        """Return the batch's own keys as positives and those of all processes as negatives."""
+        return Found(keys, gather_rows(keys), gather_rows(image_ids))
+
+    def store(self, keys: Tensor, image_ids: Tensor) -> None:
+        """Keep nothing."""
+
+
+class MemoryBank(nn.Module):
+    """One vector for each image of the data set (Wu et al., arXiv:1805.01978): the paper's rival.
+
+    The positive is the image's own stored vector, which an older encoder left there; the negatives
+    are drawn from the others, one draw for the batch. It starts as random unit vectors. In the
+    state dict.
+
+    Args:
+        images: how many there are; image ids are 0 to images - 1.
+        dim: C.
+        negatives: K, how many vectors are drawn, with replacement.
+        bank_momentum: share of the OLD vector that is kept when its image was seen again, 0 to 1.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, images: int, dim: int, *, negatives: int, bank_momentum: float) -> None:
+        super().__init__()
+        if images < 1 or negatives < 1:
+            raise ValueError(f"need images and negatives from 1, got {images} and {negatives}")
+        self.negatives, self.bank_momentum = negatives, bank_momentum
+        self.register_buffer("vectors", F.normalize(torch.randn(images, dim), dim=1))
+
+    def look_up(self, keys: Tensor, image_ids: Tensor, seed: Sequence[int]) -> Found:
+        """Return each image's stored vector, and the vectors of images drawn by `seed`."""
+        draw = np.random.default_rng(tuple(seed)).integers(len(self.vectors), size=self.negatives)
+        drawn = torch.from_numpy(draw).to(image_ids.device)
+        return Found(self.vectors[image_ids], self.vectors[drawn], drawn)
+
+    @torch.no_grad()
+    def store(self, keys: Tensor, image_ids: Tensor) -> None:
+        """Move the images' vectors towards the keys of all processes, unit length again."""
+        keys, image_ids = gather_rows(keys.detach()), gather_rows(image_ids)
+        moved = torch.lerp(keys.to(self.vectors.dtype), self.vectors[image_ids], self.bank_momentum)
+        self.vectors[image_ids] = F.normalize(moved, dim=1)

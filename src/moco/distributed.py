@@ -6,6 +6,7 @@ With one process nothing is sent. Letters: N rows of this process, B = N * proce
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,16 +30,12 @@ def shuffled_order(rows: int, seed: Sequence[int]) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in rank order, [N, ...] -> [B, ...], without gradient."""
-    if world_size() == 1:
-        return rows
-    gathered = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(gathered, rows.contiguous())
-    return torch.cat(gathered)
+    """Return the rows of all processes in rank order, [N, ...] -> [B, ...]; gradients come back."""
+    return rows if world_size() == 1 else cast(Tensor, _GatherRows.apply(rows))
 
 
 def deal_rows(rows: Tensor, order: Tensor) -> Tensor:
-    """Return this process's share of the global batch put into `order`, without gradient.
+    """Return this process's share of the global batch put into `order`; gradients go back.
 
     Row i of the new global batch is row order[i] of the old one; process r holds rows
     r * N to (r + 1) * N of either. `order.argsort()` undoes it.
@@ -49,6 +46,57 @@ def deal_rows(rows: Tensor, order: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows[order.to(rows.device)]
+    return cast(Tensor, _DealRows.apply(rows, order))
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Return the sum of every process's `value`; gradients come back from all of them."""
+    return value if world_size() == 1 else cast(Tensor, _SumOverProcesses.apply(value))
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        summed = value.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.clone()
+        dist.all_reduce(summed)
+        return summed
+
+
+class _GatherRows(torch.autograd.Function):
+    """Every process's loss may depend on a row, so a row's gradient is the sum over processes."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        summed = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.chunk(world_size())[rank()]
+
+
+class _DealRows(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: Tensor, order: Tensor) -> Tensor:
+        context.order = order
+        return _exchange_rows(rows, order)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _exchange_rows(gradient, context.order.argsort()), None
+
+
+def _exchange_rows(rows: Tensor, order: Tensor) -> Tensor:
+    """Send each row to the process that is to hold it."""
     per_process, me = len(rows), rank()
     shares = order.view(world_size(), per_process)  # what each process is to hold
     owners = shares // per_process

@@ -6,6 +6,7 @@ Letters: N images, D backbone features, C embedding size.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -16,7 +17,8 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from moco.errors import UsageError
-from moco.recipes import EncoderSpec
+from moco.specs import EncoderSpec
+from moco.vision_transformer import MOCO_V3_VITS, build_moco_v3_vit
 
 
 class Encoder(nn.Module):
@@ -43,21 +45,38 @@ class Encoder(nn.Module):
         return embedding.float()
 
 
-def build_encoder(spec: EncoderSpec, precision: torch.dtype | None = None) -> Encoder:
+def build_encoder(
+    spec: EncoderSpec, *, image_size: int = 224, precision: torch.dtype | None = None
+) -> Encoder:
     """Return a randomly initialised encoder; weights come from torch's global random state.
+
+    Args:
+        image_size: side of the images, for backbones that are built for one size.
 
     Raises:
         UsageError: timm has no such model, or a setting does not go with the backbone.
     """
-    backbone = build_backbone(spec)
-    features = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
-    return Encoder(backbone, build_head(spec, features), precision)
+    backbone = build_backbone(spec, image_size)
+    return Encoder(backbone, build_head(spec, feature_count(backbone)), precision)
 
 
-def build_backbone(spec: EncoderSpec) -> nn.Module:
-    """Return the timm model without its classifier, [N, 3, H, W] -> [N, D]."""
+def feature_count(backbone: nn.Module) -> int:
+    """Return D, how many features a timm model without its classifier gives."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+
+
+def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
+    """Return the backbone without a classifier, [N, 3, H, W] -> [N, D]."""
+    if spec.backbone in MOCO_V3_VITS:
+        return _build_vit(spec, image_size)
+    if spec.freeze_patch_projection:
+        raise UsageError(
+            f"encoder.freeze_patch_projection needs a ViT of MoCo v3 ({', '.join(MOCO_V3_VITS)}), "
+            f"not '{spec.backbone}'"
+        )
     if spec.backbone not in timm.list_models():
-        near = difflib.get_close_matches(spec.backbone.lower(), timm.list_models(), n=3)
+        names = [*timm.list_models(), *MOCO_V3_VITS]
+        near = difflib.get_close_matches(spec.backbone.lower(), names, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`timm.list_models()` has the names"
         raise UsageError(f"encoder.backbone: timm has no model '{spec.backbone}'; {hint}")
     reshaped = spec.width != 1.0 or bool(spec.stage_blocks)
@@ -117,13 +136,54 @@ def _reset_batch_norm(backbone: nn.Module) -> None:
             layer.reset_parameters()
 
 
+def _build_vit(spec: EncoderSpec, image_size: int) -> nn.Module:
+    if spec.stem != "imagenet" or spec.width != 1.0 or spec.stage_blocks:
+        raise UsageError(
+            f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'"
+        )
+    try:
+        return build_moco_v3_vit(
+            spec.backbone,
+            image_size=image_size,
+            freeze_patch_projection=spec.freeze_patch_projection,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def build_head(spec: EncoderSpec, features: int) -> nn.Module:
-    """Return the projection head [N, D] -> [N, C]: v1's layer, or v2's two with ReLU between."""
-    if spec.head == "linear":
-        return nn.Linear(features, spec.dim)
-    return nn.Sequential(
-        nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, spec.dim)
-    )
+    """Return the projection head [N, D] -> [N, C]."""
+    width = spec.head_width or features
+    match spec.head:
+        case "linear":
+            return nn.Linear(features, spec.dim)
+        case "mlp":
+            return nn.Sequential(
+                nn.Linear(features, width), nn.ReLU(inplace=True), nn.Linear(width, spec.dim)
+            )
+        case "mlp_bn":
+            widths = [features, *[width] * (spec.head_layers - 1), spec.dim]
+            return batch_norm_mlp(widths, last_batch_norm=True)
+
+
+def build_predictor(spec: EncoderSpec, features: int) -> nn.Module | None:
+    """Return what follows the head for queries alone, [N, C] -> [N, C], None for nothing (v3)."""
+    if spec.predictor == "none":
+        return None
+    widths = [spec.dim, spec.head_width or features, spec.dim]
+    return batch_norm_mlp(widths, last_batch_norm=spec.predictor == "mlp_bn")
+
+
+def batch_norm_mlp(widths: Sequence[int], *, last_batch_norm: bool) -> nn.Sequential:
+    """Return v3's MLP: layers without bias, batch norm and ReLU between, plain batch norm last."""
+    layers: list[nn.Module] = []
+    for place, (before, after) in enumerate(itertools.pairwise(widths)):
+        layers.append(nn.Linear(before, after, bias=False))
+        if place < len(widths) - 2:
+            layers += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+        elif last_batch_norm:  # it only centres and scales: what it would add, the loss undoes
+            layers.append(nn.BatchNorm1d(after, affine=False))
+    return nn.Sequential(*layers)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -11,6 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+NO_IMAGE = -1
+"""The id of a row that came from no image: a negative for every query."""
+NO_KEY = -2
+"""The id of a row that holds no key: a negative for no query."""
+
 
 def info_nce(
     queries: Tensor,
@@ -32,7 +37,8 @@ def info_nce(
         negatives: [M, C], unit length; M may be 0.
         temperature: tau, above 0; divides every logit, the positive's too.
         query_ids: [N] image ids.
-        negative_ids: [M] image ids; an id that no query has makes the row a negative for all.
+        negative_ids: [M] image ids; `NO_IMAGE` makes the row a negative for all queries, `NO_KEY`
+            for none.
 
     Raises:
         ValueError: The shapes do not fit, or the temperature is not above 0.
@@ -57,8 +63,8 @@ def similarities(
 ) -> tuple[Tensor, Tensor]:
     """Return cosines to the positive [N, 1] and negatives [N, M], -inf for the same image."""
     to_positive = (queries * positives).sum(dim=1, keepdim=True)
-    same_image = query_ids[:, None] == negative_ids
-    to_negatives = (queries @ negatives.T).masked_fill(same_image, float("-inf"))
+    left_out = (query_ids[:, None] == negative_ids) | (negative_ids == NO_KEY)
+    to_negatives = (queries @ negatives.T).masked_fill(left_out, float("-inf"))
     return to_positive, to_negatives
 
 

@@ -34,7 +34,7 @@ def load_with_recipe(path: str | Path, part: Part = "backbone") -> tuple[nn.Modu
     """Return the network as `load` does, and the recipe it was trained by."""
     checkpoint = _checkpoint_at(Path(path))
     recipe = checkpoint.identity.recipe
-    encoder = build_encoder(recipe.encoder)
+    encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size)
     weights = {
         name.removeprefix("encoder."): value
         for name, value in checkpoint.model.items()

@@ -20,9 +20,10 @@ from moco.errors import InterruptedRunError, MocoError
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.progress import Report, SilentReport
-from moco.recipes import Recipe, ViewsSpec
+from moco.recipes import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
+from moco.specs import ViewsSpec
 
 READ_EVERY_STEPS = 20
 """Figures stay on the device and are read together, so that a step waits for nothing."""
@@ -106,9 +107,7 @@ def train(
         report.note(f"{plan.run} is done: {checkpoint.step} of {plan.steps} steps")
         directory.mark_done(checkpoint.step)
         return plan.run
-    contrast = build_contrast(
-        plan.recipe, seed=plan.seed, device=plan.device, precision=plan.precision
-    )
+    contrast = build_plan(plan)
     optimizer = build_optimizer(plan.recipe.optimizer, contrast)
     directory.begin(identity, checkpoint)
     session = Session(plan, identity, contrast, optimizer, directory, report, monitor)
@@ -131,6 +130,17 @@ def train(
     return plan.run
 
 
+def build_plan(plan: Plan) -> Contrast:
+    """Return the plan's untrained contrast on its device."""
+    return build_contrast(
+        plan.recipe,
+        images=len(plan.images),
+        seed=plan.seed,
+        device=plan.device,
+        precision=plan.precision,
+    )
+
+
 def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
     """Take every step that is left: Algorithm 1, line for line."""
     plan, recipe = session.plan, session.plan.recipe
@@ -146,23 +156,26 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
     ):
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
         set_learning_rate(optimizer, learning_rate)
+        contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
         view_a, view_b, image_ids = to_inputs(batch, recipe.views, plan.device)
 
-        contrasted = contrast(view_a, view_b, image_ids, batch.step)
+        loss, keys, scores = contrast(view_a, view_b, image_ids, batch.step)
+        loss = recipe.loss_scale * loss
         optimizer.zero_grad()
-        contrasted.loss.backward()
+        loss.backward()
         optimizer.step()
-        scores = contrast.scores(contrasted, image_ids)
-        contrast.advance(contrasted.keys, image_ids, recipe.key_momentum)
+        # of the next step: the official code moves the key encoder at that step's start
+        key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
+        contrast.advance(keys, image_ids, key_momentum)
 
         session.step = batch.step + 1
         row = {
             "step": batch.step,
             "epoch": batch.step // plan.steps_per_epoch,
             "learning_rate": learning_rate,
-            "key_momentum": recipe.key_momentum,
+            "key_momentum": key_momentum,
         }
-        session.unread.append((row, torch.stack([contrasted.loss.detach(), *scores])))
+        session.unread.append((row, torch.stack([loss.detach(), *scores])))
         after_step(session, batch, stop)
 
 
@@ -212,9 +225,7 @@ def to_inputs(
 
 def time_steps(plan: Plan, steps: int = 3) -> tuple[Contrast, float]:
     """Take a few steps that are thrown away; return the contrast and images per second."""
-    contrast = build_contrast(
-        plan.recipe, seed=plan.seed, device=plan.device, precision=plan.precision
-    ).train()
+    contrast = build_plan(plan).train()
     views, began = plan.recipe.views, 0.0
     batches = Batches(plan.images, views, batch_size=plan.recipe.batch_size, seed=plan.seed)
     for step in range(steps + 1):
@@ -222,7 +233,7 @@ def time_steps(plan: Plan, steps: int = 3) -> tuple[Contrast, float]:
             began = time.monotonic()
         batch = batches[step % plan.steps_per_epoch]
         view_a, view_b, image_ids = to_inputs(batch, views, plan.device)
-        contrasted = contrast(view_a, view_b, image_ids, step)
-        contrasted.loss.backward()
-        contrasted.loss.item()
+        loss = contrast(view_a, view_b, image_ids, step).loss
+        loss.backward()
+        loss.item()
     return contrast, steps * plan.recipe.batch_size / (time.monotonic() - began)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.errors import DataError, UsageError
-from moco.recipes import EncoderSpec, OptimizerSpec, QueueSpec, Recipe, ViewsSpec
+from moco.recipes import Recipe
+from moco.specs import DictionarySpec, EncoderSpec, OptimizerSpec, ViewsSpec
 
 DeviceKind = Literal["cpu", "cuda", "mps"]
 FEWEST_IMAGES = 16
@@ -71,7 +72,7 @@ def small_recipe(
         name="small",
         source="docs/small_recipe.md",
         encoder=encoder,
-        dictionary=QueueSpec(size=queue, exclude_same_image=True),
+        dictionary=DictionarySpec(size=queue, exclude_same_image=True),
         views=ViewsSpec(
             image_size=image_size,
             order=("crop", "jitter", "gray", "horizontal_flip"),

@@ -20,7 +20,8 @@ from moco.data.views import (
     normalize,
     to_pixels,
 )
-from moco.recipes import CIFAR10_RESNET18, MOCO_V1, MOCO_V2, Operation, ViewsSpec
+from moco.recipes import CIFAR10_RESNET18, MOCO_V1, MOCO_V2
+from moco.specs import Operation, ViewsSpec
 
 DRAW = np.random.default_rng(0)
 COLOUR = Image.fromarray(DRAW.integers(0, 256, (40, 52, 3), dtype=np.uint8)).resize((120, 90))
@@ -143,7 +144,7 @@ def test_blur_happens_as_often_as_said_with_radii_over_the_whole_range(
         return plain(radius)
 
     monkeypatch.setattr(ImageFilter, "GaussianBlur", spy)
-    views = replace(MOCO_V2.views, blur_probability=p)
+    views = replace(MOCO_V2.views, blur_probabilities=(p, p))
     blur, dot = build_operation("blur", views), Image.new("L", (8, 8))
     torch.manual_seed(0)
     for _ in range(1000):
@@ -156,7 +157,9 @@ def test_blur_happens_as_often_as_said_with_radii_over_the_whole_range(
 
 
 def test_a_blurred_view_is_pillows_gaussian() -> None:
-    blur = build_operation("blur", replace(SMALL, blur_probability=1.0, blur_radius=(1.5, 1.5)))
+    blur = build_operation(
+        "blur", replace(SMALL, blur_probabilities=(1.0, 1.0), blur_radius=(1.5, 1.5))
+    )
     expected = COLOUR.filter(ImageFilter.GaussianBlur(1.5))
     assert np.array_equal(np.asarray(blur(COLOUR)), np.asarray(expected))
 
@@ -179,7 +182,7 @@ def test_every_operation_has_its_part_in_a_view(operation: Operation) -> None:
     sure = replace(
         SMALL,
         gray_probability=1.0,
-        blur_probability=1.0,
+        blur_probabilities=(1.0, 1.0),
         flip_probability=1.0,
         blur_radius=(2.0, 2.0),
         image_size=30,
@@ -224,7 +227,7 @@ def test_grey_images_give_the_pixels_of_their_colour_copies_in_every_order() -> 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_each_operation_alone_gives_grey_pixels_the_same(operation: Operation) -> None:
-    operate = build_operation(operation, replace(SMALL, blur_probability=1.0))
+    operate = build_operation(operation, replace(SMALL, blur_probabilities=(1.0, 1.0)))
     for seed in range(10):
         torch.manual_seed(seed)
         grey = operate(GREY)

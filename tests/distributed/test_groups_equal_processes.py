@@ -34,7 +34,7 @@ def toy_contrast(groups: int, symmetric: bool) -> Contrast:
     if groups > 1:
         group_batch_norm(encoder, groups)
     queue = Queue(SIZE, DIM, exclude_same_image=True)
-    contrast = Contrast(encoder, queue, temperature=0.2, symmetric=symmetric, shuffle_seed=7)
+    contrast = Contrast(encoder, queue, temperature=0.2, symmetric=symmetric, seed=7)
     return contrast.double().train()
 
 

@@ -16,7 +16,7 @@ from moco.evaluate import features as features_module
 from moco.evaluate.features import extract_features
 from moco.evaluate.labelled import LabelledFolder, matching_folders
 from moco.evaluate.monitor import knn_monitor
-from moco.recipes import EncoderSpec, ViewsSpec
+from moco.specs import EncoderSpec, ViewsSpec
 
 CPU = torch.device("cpu")
 VIEWS = ViewsSpec(image_size=16, evaluation_resize=18, evaluation_size=16)

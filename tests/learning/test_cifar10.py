@@ -102,7 +102,7 @@ def trained(
 def test_beats_the_untrained_encoder_and_raw_pixels(
     trained: dict[str, float], folders: tuple[LabelledFolder, LabelledFolder]
 ) -> None:
-    untrained_encoder = build_contrast(SHORTENED, seed=0).encoder.backbone
+    untrained_encoder = build_contrast(SHORTENED, images=len(folders[0]), seed=0).encoder.backbone
     untrained = scores(untrained_encoder, SHORTENED, folders)
     pixels = scores(None, SHORTENED, folders)
     figures = f"trained {trained}, untrained {untrained}, pixels {pixels}"

@@ -214,7 +214,7 @@ def test_contrast_is_algorithm_1(
         group_batch_norm(encoder, groups)
     queue = Queue(SIZE, DIM).double()
     contrast = Contrast(
-        encoder, queue, temperature=TEMPERATURE, symmetric=symmetric, shuffle_seed=SEED
+        encoder, queue, temperature=TEMPERATURE, symmetric=symmetric, seed=SEED
     ).train()
     torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(SIZE, dtype=torch.float64))
 

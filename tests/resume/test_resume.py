@@ -33,8 +33,9 @@ from moco.errors import (
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport
 from moco.recipe_files import set_fields
-from moco.recipes import MOCO_V2, Recipe, ViewsSpec
+from moco.recipes import MOCO_V2, Recipe
 from moco.session import Session
+from moco.specs import ViewsSpec
 
 pretrain_module = importlib.import_module("moco.pretraining")
 train = pretrain_module.train

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from moco.data.images import Images, UnreadableImageError
 from moco.data.views import ImageOperation, build_view, to_pixels
 from moco.errors import DataError
-from moco.recipes import ViewsSpec
+from moco.specs import ViewsSpec
 
 LOADER_TIMEOUT_SECONDS = 300
 
@@ -46,7 +46,7 @@ class Batches(Dataset[Batch]):
 
     def __init__(self, images: Images, views: ViewsSpec, *, batch_size: int, seed: int) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.view = build_view(views)
+        self.both = build_view(views, 0), build_view(views, 1)
         self.steps_per_epoch = len(images) // batch_size
         self._epoch_order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
 
@@ -85,7 +85,10 @@ class Batches(Dataset[Batch]):
             seeds = np.random.SeedSequence((self.seed, epoch, candidate)).generate_state(
                 2, np.uint64
             )
-            view_a, view_b = (seeded_view(self.view, image, int(seed)) for seed in seeds)
+            view_a, view_b = (
+                seeded_view(view, image, int(seed))
+                for view, seed in zip(self.both, seeds, strict=True)
+            )
             return candidate, view_a, view_b
         raise DataError(f"none of the {len(self.images)} images can be read; {skipped[0]}")
 

@@ -7,14 +7,14 @@ alone; `batches.py` sets it from (seed, epoch, image, view).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms
 
-from moco.recipes import Operation, ViewsSpec
+from moco.specs import Operation, ViewsSpec
 
 ImageOperation = Callable[[Image.Image], Image.Image]
 
@@ -48,15 +48,21 @@ class RandomQuarterTurns:
         return image if turn is None else image.transpose(turn)
 
 
-def build_view(spec: ViewsSpec) -> ImageOperation:
-    """Return the operations in order, from a decoded image to a view of `image_size` pixels."""
+def build_view(spec: ViewsSpec, place: Literal[0, 1] = 0) -> ImageOperation:
+    """Return the operations in order, from a decoded image to a view of `image_size` pixels.
+
+    Args:
+        place: which of the two views: v3 blurs and solarizes them unlike.
+    """
     return cast(
         ImageOperation,
-        transforms.Compose([build_operation(operation, spec) for operation in spec.order]),
+        transforms.Compose([build_operation(operation, spec, place) for operation in spec.order]),
     )
 
 
-def build_operation(operation: Operation, spec: ViewsSpec) -> ImageOperation:
+def build_operation(
+    operation: Operation, spec: ViewsSpec, place: Literal[0, 1] = 0
+) -> ImageOperation:
     """Return one operation with the recipe's strengths."""
     built: object
     match operation:
@@ -69,14 +75,24 @@ def build_operation(operation: Operation, spec: ViewsSpec) -> ImageOperation:
         case "gray":
             built = transforms.RandomGrayscale(spec.gray_probability)
         case "blur":
-            built = RandomBlur(spec.blur_probability, spec.blur_radius)
-        case "horizontal_flip":
-            built = transforms.RandomHorizontalFlip(spec.flip_probability)
-        case "vertical_flip":
-            built = transforms.RandomVerticalFlip(spec.flip_probability)
-        case "quarter_turns":
-            built = RandomQuarterTurns()
+            built = RandomBlur(spec.blur_probabilities[place], spec.blur_radius)
+        case "solarize":
+            built = transforms.RandomSolarize(128, spec.solarize_probabilities[place])
+        case _:
+            built = _build_turn(operation, spec)
     return cast(ImageOperation, built)
+
+
+def _build_turn(
+    operation: Literal["horizontal_flip", "vertical_flip", "quarter_turns"], spec: ViewsSpec
+) -> object:
+    match operation:
+        case "horizontal_flip":
+            return transforms.RandomHorizontalFlip(spec.flip_probability)
+        case "vertical_flip":
+            return transforms.RandomVerticalFlip(spec.flip_probability)
+        case "quarter_turns":
+            return RandomQuarterTurns()
 
 
 def build_evaluation_view(spec: ViewsSpec) -> ImageOperation:

@@ -17,7 +17,7 @@ from moco.data.batches import LOADER_TIMEOUT_SECONDS
 from moco.data.images import Images, UnreadableImageError
 from moco.data.views import build_evaluation_view, normalize, to_pixels
 from moco.errors import DataError
-from moco.recipes import ViewsSpec
+from moco.specs import ViewsSpec
 
 FEATURE_BATCH = 128
 

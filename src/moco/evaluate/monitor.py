@@ -13,7 +13,7 @@ from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
 from moco.evaluate.labelled import matching_folders
 from moco.evaluate.scores import score_votes
-from moco.recipes import ViewsSpec
+from moco.specs import ViewsSpec
 
 
 def knn_monitor(
