@@ -195,7 +195,7 @@ def test_settings_that_only_resnets_have_are_refused_for_others(
 
 def test_lower_precision_gives_float32_embeddings_and_gradients() -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(replace(TINY, stem="small", head="mlp"), torch.bfloat16)
+    encoder = build_encoder(replace(TINY, stem="small", head="mlp"), precision=torch.bfloat16)
     seen: list[torch.dtype] = []
 
     def see(_layer: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -10,8 +10,8 @@ import pytest
 import moco
 
 LAYERS = [
-    {"errors", "schedules", "distributed", "info_nce", "lars", "vision_transformer"},
-    {"specs", "dictionaries", "batch_norm"},
+    {"errors", "schedules", "distributed", "info_nce", "lars"},
+    {"specs", "dictionaries", "batch_norm", "vision_transformer"},
     {"recipes"},
     {"recipe_files", "small", "contrast", "encoders", "data"},
     {"build", "checkpoint", "device", "evaluate"},

@@ -17,7 +17,10 @@ IMAGENET_V1 = {
     "encoder.head": "linear",
     "encoder.dim": 128,
     "encoder.zero_init_residual": False,
+    "encoder.predictor": "none",
+    "mechanism": "queue",
     "dictionary.size": 65536,
+    "dictionary.filled_only": False,
     "dictionary.exclude_same_image": False,
     "views.image_size": 224,
     "views.order": ("crop", "gray", "jitter", "horizontal_flip"),
@@ -37,8 +40,11 @@ IMAGENET_V1 = {
     "optimizer.schedule": "step",
     "optimizer.milestones": (120, 160),
     "temperature": 0.07,
+    "last_temperature": 0.0,
     "key_momentum": 0.999,
+    "key_momentum_schedule": "constant",
     "symmetric": False,
+    "loss_scale": 1.0,
     "batch_norm_groups": 8,
     "epochs": 200,
     "batch_size": 256,
@@ -61,7 +67,10 @@ CIFAR = {
     "encoder.head": "linear",
     "encoder.dim": 128,
     "encoder.zero_init_residual": False,
+    "encoder.predictor": "none",
+    "mechanism": "queue",
     "dictionary.size": 4096,
+    "dictionary.filled_only": False,
     "dictionary.exclude_same_image": False,
     "views.image_size": 32,
     "views.order": ("crop", "horizontal_flip", "jitter", "gray"),
@@ -80,13 +89,82 @@ CIFAR = {
     "optimizer.sgd_momentum": 0.9,
     "optimizer.schedule": "cosine_from_one",
     "temperature": 0.1,
+    "last_temperature": 0.0,
     "key_momentum": 0.99,
+    "key_momentum_schedule": "constant",
     "symmetric": False,
+    "loss_scale": 1.0,
     "batch_norm_groups": 8,
     "epochs": 200,
     "batch_size": 512,
 }
+# ALGORITHM.md, section 5, with the views of section 7
+V3_RESNET50_100 = {
+    "encoder.backbone": "resnet50",
+    "encoder.stem": "imagenet",
+    "encoder.width": 1.0,
+    "encoder.stage_blocks": (),
+    "encoder.head": "mlp_bn",
+    "encoder.head_layers": 2,
+    "encoder.head_width": 4096,
+    "encoder.predictor": "mlp",
+    "encoder.dim": 256,
+    "encoder.zero_init_residual": True,
+    "encoder.freeze_patch_projection": False,
+    "mechanism": "in_batch",
+    "views.image_size": 224,
+    "views.order": ("crop", "jitter", "gray", "blur", "solarize", "horizontal_flip"),
+    "views.crop_scale": (0.2, 1.0),
+    "views.gray_probability": 0.2,
+    "views.jitter_probability": 0.8,
+    "views.jitter": (0.4, 0.4, 0.2, 0.1),
+    "views.blur_probabilities": (1.0, 0.1),
+    "views.blur_radius": (0.1, 2.0),
+    "views.solarize_probabilities": (0.0, 0.2),
+    "views.flip_probability": 0.5,
+    "views.mean": (0.485, 0.456, 0.406),
+    "views.std": (0.229, 0.224, 0.225),
+    "views.evaluation_resize": 256,
+    "views.evaluation_size": 224,
+    "optimizer.algorithm": "lars",
+    "optimizer.learning_rate": pytest.approx(9.6),
+    "optimizer.weight_decay": 1e-6,
+    "optimizer.sgd_momentum": 0.9,
+    "optimizer.schedule": "warmup_cosine",
+    "optimizer.warmup_epochs": 10,
+    "temperature": 1.0,
+    "last_temperature": 0.0,
+    "key_momentum": 0.99,
+    "key_momentum_schedule": "cosine",
+    "symmetric": True,
+    "loss_scale": 2.0,
+    "batch_norm_groups": 1,
+    "epochs": 100,
+    "batch_size": 4096,
+}
+V3_RESNET50_300 = V3_RESNET50_100 | {"epochs": 300, "optimizer.learning_rate": pytest.approx(4.8)}
+V3_VIT_SMALL = V3_RESNET50_100 | {
+    "encoder.backbone": "moco_v3_vit_small",
+    "encoder.head_layers": 3,
+    "encoder.predictor": "mlp_bn",
+    "encoder.zero_init_residual": False,
+    "encoder.freeze_patch_projection": True,
+    "views.crop_scale": (0.08, 1.0),
+    "optimizer.algorithm": "adamw",
+    "optimizer.learning_rate": pytest.approx(2.4e-3),
+    "optimizer.weight_decay": 0.1,
+    "optimizer.warmup_epochs": 40,
+    "temperature": 0.2,
+    "loss_scale": 0.4,
+    "epochs": 300,
+}
 TABLE = {
+    "moco-v3-resnet50": V3_RESNET50_100,
+    "moco-v3-resnet50-300": V3_RESNET50_300,
+    "moco-v3-resnet50-1000": V3_RESNET50_300
+    | {"epochs": 1000, "optimizer.weight_decay": 1.5e-6, "key_momentum": 0.996},
+    "moco-v3-vit-small": V3_VIT_SMALL,
+    "moco-v3-vit-base": V3_VIT_SMALL | {"encoder.backbone": "moco_v3_vit_base"},
     "moco-v1": IMAGENET_V1,
     "moco-v2": IMAGENET_V1 | V2_CHANGES,
     "moco-v2-800": IMAGENET_V1 | V2_CHANGES | {"epochs": 800},
@@ -174,14 +252,19 @@ def test_values_that_do_not_go_together_are_refused_by_both_names(
     ("field", "bad", "good"),
     [
         ("encoder.dim", ["0", "-1"], ["1"]),
+        ("encoder.head_layers", ["1", "0"], ["2", "4"]),
+        ("encoder.head_width", ["-1"], ["0", "8"]),
         ("encoder.width", ["0", "-1"], ["0.125", "4"]),
         ("encoder.stage_blocks", ["[1]", "[1, 1, 1]", "[1, 1, 1, 0]"], ["[]", "[1, 2, 3, 4]"]),
         ("dictionary.size", ["0", "-5"], ["256", "257", "1000000"]),
+        ("dictionary.bank_momentum", ["-0.1", "1"], ["0", "0.99"]),
+        ("mechanism", ["moco", "1"], ["queue", "in_batch", "end_to_end", "memory_bank"]),
         ("views.image_size", ["7", "-224"], ["8", "600"]),
         ("views.crop_scale", ["[0, 1]", "[0.5, 0.4]", "[0.5, 1.1]"], ["[1, 1]", "[0.01, 0.02]"]),
         ("views.gray_probability", ["-0.1", "1.1"], ["0", "1"]),
         ("views.jitter_probability", ["-0.1", "1.1"], ["0", "1"]),
         ("views.blur_probabilities", ["[-0.1, 0]", "[0, 1.1]", "0.5"], ["[0, 1]", "[0.3, 0.1]"]),
+        ("views.solarize_probabilities", ["[-0.1, 0]", "[0, 1.1]"], ["[0, 1]", "[0.3, 0.1]"]),
         ("views.flip_probability", ["-0.1", "1.1"], ["0", "1"]),
         (
             "views.jitter",
@@ -195,6 +278,8 @@ def test_values_that_do_not_go_together_are_refused_by_both_names(
         ("optimizer.sgd_momentum", ["-0.1", "1"], ["0", "0.99"]),
         ("optimizer.warmup_epochs", ["-1"], ["0", "2.5"]),
         ("temperature", ["0", "-0.1"], ["1e-3", "2"]),
+        ("last_temperature", ["-0.1"], ["0", "2"]),
+        ("loss_scale", ["0", "-1"], ["0.4", "2"]),
         ("key_momentum", ["-0.1", "1.01"], ["0", "1"]),
         ("epochs", ["0", "-1"], ["1"]),
         ("batch_size", ["0", "1", "-256"], ["16", "1024"]),
@@ -206,6 +291,54 @@ def test_ranges(field: str, bad: list[str], good: list[str]) -> None:
     for text in bad:
         with pytest.raises(UsageError, match=field):
             set_fields(MOCO_V1, [f"{field}={text}"])
+
+
+@pytest.mark.parametrize("mechanism", ["in_batch", "end_to_end", "memory_bank"])
+def test_only_a_queue_must_hold_a_batch(mechanism: str) -> None:
+    changed = set_fields(MOCO_V1, [f"mechanism={mechanism}", "dictionary.size=5"])
+    assert changed.dictionary.size == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "candidates", "chance"),
+    [  # ALGORITHM.md, section 14
+        ("moco-v1", [], 65537, 11.0904),
+        ("moco-v2", [], 65537, 11.0904),
+        ("moco-v1", ["mechanism=memory_bank"], 65537, 11.0904),
+        ("moco-v1", ["mechanism=end_to_end"], 256, 5.5452),
+        ("cifar10-resnet18", [], 4097, 8.3180),
+        ("cifar10-resnet18-symmetric", [], 4097, 2 * 8.3180),
+        ("moco-v3-resnet50", [], 4096, 33.27),
+        ("moco-v3-vit-small", [], 4096, 6.65),
+        ("moco-v3-vit-small", ["batch_size=1024"], 1024, 5.55),
+    ],
+)
+def test_chance_is_a_guess_among_all_candidates(
+    name: str, settings: list[str], candidates: int, chance: float
+) -> None:
+    recipe = set_fields(RECIPES[name], settings)
+    assert recipe.candidates == candidates
+    assert recipe.chance_loss == pytest.approx(chance, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shuffles", "leaks"),
+    [
+        ("moco-v1", [], True, False),
+        ("moco-v1", ["batch_norm_groups=1"], False, True),
+        ("moco-v1", ["mechanism=end_to_end"], True, False),
+        ("moco-v1", ["mechanism=end_to_end", "batch_norm_groups=1"], False, True),
+        ("moco-v1", ["mechanism=memory_bank"], False, False),
+        ("moco-v1", ["mechanism=memory_bank", "batch_norm_groups=1"], False, False),
+        ("moco-v3-resnet50", [], False, False),
+        ("moco-v3-resnet50", ["batch_norm_groups=8"], True, False),
+    ],
+)
+def test_who_shuffles_keys_and_who_ought_to(
+    name: str, settings: list[str], shuffles: bool, leaks: bool
+) -> None:
+    recipe = set_fields(RECIPES[name], settings)
+    assert (recipe.shuffles_keys, recipe.may_leak) == (shuffles, leaks)
 
 
 @pytest.mark.parametrize("order", ["[]", "[gray, jitter]"])

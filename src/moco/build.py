@@ -17,6 +17,12 @@ from moco.recipes import Mechanism, Recipe
 from moco.specs import OptimizerSpec
 
 CPU = torch.device("cpu")
+KEYS_FROM: dict[Mechanism, KeySource] = {
+    "queue": "momentum_encoder",
+    "in_batch": "momentum_encoder",
+    "end_to_end": "query_encoder",
+    "memory_bank": "query_itself",
+}
 
 
 def build_contrast(
@@ -54,18 +60,10 @@ def build_contrast(
         temperature=recipe.temperature,
         predictor=predictor,
         symmetric=recipe.symmetric,
-        shuffle_keys=has_batch_norm(encoder) and recipe.batch_norm_groups > 1,
+        shuffle_keys=has_batch_norm(encoder) and recipe.shuffles_keys,
         seed=seed,
     )
     return contrast.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-KEYS_FROM: dict[Mechanism, KeySource] = {
-    "queue": "momentum_encoder",
-    "in_batch": "momentum_encoder",
-    "end_to_end": "query_encoder",
-    "memory_bank": "query_itself",
-}
 
 
 def share_batch_norm(module: nn.Module, groups: int) -> None:

@@ -5,6 +5,7 @@ To add a recipe, write one more value at the end of this file and name it in `RE
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -45,10 +46,10 @@ class Recipe:
     symmetric: bool = False
     """Contrast each view with the other's keys and add the two losses."""
     loss_scale: float = 1.0
-    """Multiplies the loss; v3 has twice the temperature."""
+    """Multiplies the loss; v3 has twice its temperature here, which follows no change of that."""
     batch_norm_groups: int = 8
-    """Slices of the batch that batch norm normalizes alone; 8 devices of the papers' runs. Has no
-    effect on a backbone without batch norm."""
+    """Slices of the batch that batch norm normalizes alone: v1's and v2's 8 devices; 1: the whole
+    batch, whatever the processes (v3). Of no effect on a network without batch norm."""
     epochs: int = 200
     """Passes over the images."""
     batch_size: int = 256
@@ -88,6 +89,40 @@ class Recipe:
             self.optimizer.schedule != "warmup_cosine" or warmup < epochs,
             f"optimizer.warmup_epochs {warmup:g} leaves nothing of epochs {epochs}; lower it",
         )
+
+    @property
+    def candidates(self) -> int:
+        """Among how many keys a query is to find its own."""
+        if self.mechanism in ("in_batch", "end_to_end"):
+            return self.batch_size
+        return self.dictionary.size + 1
+
+    @property
+    def chance_loss(self) -> float:
+        """The loss of queries that tell no key from another."""
+        return self.loss_scale * (2 if self.symmetric else 1) * math.log(self.candidates)
+
+    @property
+    def shuffles_keys(self) -> bool:
+        """Whether a batch norm sees keys beside other images than their queries (section 3.3)."""
+        return self.mechanism != "memory_bank" and self.batch_norm_groups > 1
+
+    @property
+    def may_leak(self) -> bool:
+        """Whether one batch norm sees keys as it saw their queries; v3 has a predictor between."""
+        shared = self.mechanism != "memory_bank" and self.batch_norm_groups == 1
+        return shared and self.encoder.predictor == "none"
+
+    @property
+    def dictionary_in_words(self) -> str:
+        """What queries are compared with, for people."""
+        match self.mechanism:
+            case "queue":
+                return f"queue of {self.dictionary.size:,} keys"
+            case "in_batch" | "end_to_end":
+                return f"{self.batch_size:,} keys of the batch"
+            case "memory_bank":
+                return f"{self.dictionary.size:,} keys drawn from a memory bank"
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole run."""

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 from torchvision.transforms import functional as tf
 
@@ -20,7 +20,15 @@ from moco.data.views import (
     normalize,
     to_pixels,
 )
-from moco.recipes import CIFAR10_RESNET18, MOCO_V1, MOCO_V2
+from moco.recipes import (
+    CIFAR10_RESNET18,
+    MOCO_V1,
+    MOCO_V2,
+    MOCO_V3_RESNET50,
+    MOCO_V3_RESNET50_1000,
+    MOCO_V3_VIT_BASE,
+    MOCO_V3_VIT_SMALL,
+)
 from moco.specs import Operation, ViewsSpec
 
 DRAW = np.random.default_rng(0)
@@ -45,6 +53,8 @@ def described(operation: Any) -> tuple[Any, ...]:
             return "flip", operation.p
         case RandomBlur():
             return "blur", operation.p, operation.radius
+        case transforms.RandomSolarize():
+            return "solarize", operation.threshold, operation.p
     gray = getattr(operation, "on_colour", operation)
     assert isinstance(gray, transforms.RandomGrayscale)
     return "gray", gray.p
@@ -73,10 +83,36 @@ ORDERS = {  # ALGORITHM.md, sections 7 and 4
 }
 
 
+V3_RECIPES = [MOCO_V3_RESNET50, MOCO_V3_RESNET50_1000, MOCO_V3_VIT_SMALL, MOCO_V3_VIT_BASE]
+
+
+@pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("recipe", [MOCO_V1, MOCO_V2, CIFAR10_RESNET18], ids=lambda r: r.name)
-def test_operations_come_in_the_papers_order(recipe: Any) -> None:
-    built: Any = build_view(recipe.views)
+def test_operations_come_in_the_papers_order(recipe: Any, place: Any) -> None:
+    built: Any = build_view(recipe.views, place)
     assert [described(operation) for operation in built.transforms] == ORDERS[recipe.name]
+
+
+@pytest.mark.parametrize("recipe", V3_RECIPES, ids=lambda r: r.name)
+def test_v3_has_two_pipelines(recipe: Any) -> None:
+    smallest = 0.08 if "vit" in recipe.name else 0.2
+    for place, blurred, solarized in ((0, 1.0, 0.0), (1, 0.1, 0.2)):
+        built: Any = build_view(recipe.views, place)
+        assert [described(operation) for operation in built.transforms] == [
+            ("crop", (224, 224), (smallest, 1.0)),
+            ("jitter", 0.8, (0.4, 0.4, 0.2, 0.1)),
+            ("gray", 0.2),
+            ("blur", blurred, (0.1, 2.0)),
+            ("solarize", 128, solarized),
+            ("flip", 0.5),
+        ]
+
+
+def test_a_solarized_view_is_pillows() -> None:
+    operate = build_operation("solarize", replace(SMALL, solarize_probabilities=(0.0, 1.0)), 1)
+    assert np.array_equal(np.asarray(operate(COLOUR)), np.asarray(ImageOps.solarize(COLOUR)))
+    first = build_operation("solarize", replace(SMALL, solarize_probabilities=(0.0, 1.0)), 0)
+    assert np.array_equal(np.asarray(first(COLOUR)), np.asarray(COLOUR))
 
 
 def v1_as_published() -> transforms.Compose:
@@ -183,6 +219,7 @@ def test_every_operation_has_its_part_in_a_view(operation: Operation) -> None:
         SMALL,
         gray_probability=1.0,
         blur_probabilities=(1.0, 1.0),
+        solarize_probabilities=(1.0, 1.0),
         flip_probability=1.0,
         blur_radius=(2.0, 2.0),
         image_size=30,
@@ -208,11 +245,12 @@ def test_flips_and_quarter_turns() -> None:
 
 def test_grey_images_give_the_pixels_of_their_colour_copies_in_every_order() -> None:
     views = replace(SMALL, jitter_probability=0.7, jitter=(0.4, 0.4, 0.4, 0.1), image_size=12)
+    views = replace(views, solarize_probabilities=(0.5, 0.5))
     small_grey = GREY.resize((30, 24))
     rest = [operation for operation in OPERATIONS if operation != "crop"]
     differ = []
     for number, order in enumerate(permutations(rest)):
-        if number % 7:  # a seventh of the 720 orders, each with its own seed
+        if number % 49:  # some of the 5040 orders, each with its own seed
             continue
         view = build_view(replace(views, order=("crop", *order)))
         torch.manual_seed(number)
@@ -227,7 +265,9 @@ def test_grey_images_give_the_pixels_of_their_colour_copies_in_every_order() -> 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_each_operation_alone_gives_grey_pixels_the_same(operation: Operation) -> None:
-    operate = build_operation(operation, replace(SMALL, blur_probabilities=(1.0, 1.0)))
+    operate = build_operation(
+        operation, replace(SMALL, blur_probabilities=(1.0, 1.0), solarize_probabilities=(1.0, 1.0))
+    )
     for seed in range(10):
         torch.manual_seed(seed)
         grey = operate(GREY)

@@ -101,25 +101,28 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
     precision = str(encoder.precision or "torch.float32").removeprefix("torch.")
     lines = [
         f"{recipe.encoder.backbone} with {parameter_count(encoder):,} parameters in {precision}, "
-        f"queue of {recipe.dictionary.size:,} keys"
+        f"{recipe.dictionary_in_words}"
     ]
     if encoder.precision != plan.precision:
         lines.append(
             f"float32, since images of {recipe.views.image_size} pixels are so small for this "
             "network that a CPU gets lower precision wrong; larger ones train faster"
         )
-    if contrast.shuffle_keys:
+    if not has_batch_norm(encoder):
+        lines.append("no batch norm in the network, so keys need no shuffling")
+    else:
+        groups = recipe.batch_norm_groups
+        shuffled = ", keys shuffled between them" if contrast.shuffle_keys else ""
         lines.append(
-            f"batch norm in {recipe.batch_norm_groups} groups of "
-            f"{recipe.batch_size // recipe.batch_norm_groups} images, keys shuffled between them"
+            f"batch norm in {groups} groups of {recipe.batch_size // groups} images{shuffled}"
+            if groups > 1
+            else "batch norm over the whole batch"
         )
-    elif has_batch_norm(encoder):
+    if has_batch_norm(encoder) and recipe.may_leak:
         lines.append(
             "warning: with batch_norm_groups=1 shuffling keys would change nothing, so batch "
             "norm can leak which key is whose; set batch_norm_groups to 2 or more"
         )
-    else:
-        lines.append("no batch norm in the network, so keys need no shuffling")
     milestones = recipe.optimizer.milestones
     if recipe.optimizer.schedule == "step" and milestones and milestones[0] >= recipe.epochs:
         lines.append(

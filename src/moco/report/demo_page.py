@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -92,21 +91,21 @@ def _comparison(compared: list[Compared]) -> list[str]:
 
 
 def _loss(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
-    candidates = plan.recipe.dictionary.size + 1
-    chance = math.log(candidates) * (2 if plan.recipe.symmetric else 1)
+    chance, candidates = plan.recipe.chance_loss, plan.recipe.candidates
     chart = line_chart(
         [(row["step"] + 1, row["loss"]) for row in rows],
         x_label="step",
         y_label="loss",
-        reference=(f"chance: ln(K+1) = {chance:.2f}", chance),
+        reference=(f"chance: {chance:.2f}", chance),
     )
     first, last = rows[0], rows[-1]
     return section(
         "The loss",
         chart,
         paragraph(
-            f"It starts at {first['loss']:.2f}, since the queue is full of random keys that are "
-            "easy to tell apart, rises while real keys fill the queue, then falls as the encoder "
+            f"It starts at {first['loss']:.2f}; queries that tell no key from another would have "
+            f"{chance:.2f}. Where a dictionary begins with random keys, they are easy to tell "
+            "apart: the loss rises while real keys take their place, then falls as the encoder "
             f"learns. At the end a query finds its own key first among {candidates:,} in "
             f"{100 * last['pretext_top1']:.0f} % of cases (the pretext task, not class accuracy).",
             "soft",
@@ -115,14 +114,14 @@ def _loss(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _views(plan: Plan, data: DemoData) -> str:
-    view = build_view(plan.recipe.views)
+    both = build_view(plan.recipe.views, 0), build_view(plan.recipe.views, 1)
     random_state = torch.get_rng_state()
     made = []
     for image_id in _spread(data.train, VIEWED):
         name, picture = data.train.name(image_id), data.train.read(image_id)
         first, second = (
             Cell(_from_pixels(seeded_view(view, picture, 2 * image_id + which)), name)
-            for which in (0, 1)
+            for which, view in enumerate(both)
         )
         made.append((first, second))
     torch.set_rng_state(random_state)
