@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from moco.distributed import deal_rows, gather_rows, rank, shuffled_order, world_size
+from moco.distributed import (
+    deal_rows,
+    gather_rows,
+    rank,
+    shuffled_order,
+    sum_over_processes,
+    world_size,
+)
 
 ROWS = 5
 """Rows of each process."""
@@ -90,3 +97,47 @@ def test_order_leaves_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
     shuffled_order(32, (0, 0, 0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def through_the_exchange(rows: Tensor, weights: Tensor, order: Tensor) -> Tensor:
+    """Return this process's loss of its rows: uneven in all rows, so that each gradient differs."""
+    factors = weights[rank() * len(rows) : (rank() + 1) * len(rows)]
+    dealt = deal_rows(rows, order)
+    gathered = gather_rows(dealt.square())
+    total = sum_over_processes((dealt * factors).sum())
+    return (factors * dealt).sum() * total + (rank() + 1) * (gathered * weights).sum().sin()
+
+
+def gradient_of_all_losses() -> dict[str, Tensor]:
+    """Return this process's part of the gradient of the sum of all processes' losses."""
+    rows = share_of(global_batches(world_size())["keys"], rank()).requires_grad_()
+    order = shuffled_order(world_size() * ROWS, (3, 1, 4))
+    weights = torch.linspace(-1, 2, world_size() * ROWS, dtype=torch.float64)[:, None]
+    through_the_exchange(rows, weights, order).backward()
+    return {"gradient": rows.grad}
+
+
+def test_gradients_come_back_from_all_processes(run_processes: Callable[..., list[Any]]) -> None:
+    processes = 3
+    rows = global_batches(processes)["keys"].requires_grad_()
+    weights = torch.linspace(-1, 2, processes * ROWS, dtype=torch.float64)[:, None]
+    dealt = rows[shuffled_order(processes * ROWS, (3, 1, 4))]
+    products = dealt * weights
+    losses = [
+        share_of(products, process).sum() * products.sum()
+        + (process + 1) * (dealt.square() * weights).sum().sin()
+        for process in range(processes)
+    ]
+    torch.stack(losses).sum().backward()
+    for process, result in enumerate(run_processes(processes, gradient_of_all_losses)):
+        expected = share_of(rows.grad, process)
+        torch.testing.assert_close(result["gradient"], expected, rtol=0, atol=1e-10)
+
+
+def test_one_process_passes_gradients_through() -> None:
+    rows = global_batches(1)["keys"].requires_grad_()
+    order = shuffled_order(ROWS, (0, 0, 0))
+    weights = torch.arange(float(rows.numel()), dtype=torch.float64).view_as(rows)
+    (gather_rows(deal_rows(rows, order)) * weights).sum().backward()
+    assert torch.equal(rows.grad[order], weights)
+    assert sum_over_processes(rows) is rows
