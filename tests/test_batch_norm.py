@@ -7,7 +7,13 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from moco.batch_norm import GroupedBatchNorm, group_batch_norm, has_batch_norm
+from moco.batch_norm import (
+    GroupedBatchNorm,
+    SyncedBatchNorm,
+    group_batch_norm,
+    has_batch_norm,
+    sync_batch_norm,
+)
 
 CHANNELS = 3
 
@@ -167,3 +173,43 @@ def test_has_batch_norm_tells_who_leaks() -> None:
     assert has_batch_norm(nn.Sequential(nn.Sequential(nn.BatchNorm1d(2))))
     assert has_batch_norm(GroupedBatchNorm(nn.BatchNorm1d(2), 2))
     assert not has_batch_norm(nn.Sequential(nn.GroupNorm(1, 2), nn.LayerNorm(2)))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize(("make", "shape"), LAYERS)
+def test_synced_batch_norm_of_one_process_is_plain(
+    make: type[nn.Module], shape: tuple[int, ...], momentum: float | None
+) -> None:
+    plain = trained(make(), *shape)
+    plain.momentum = momentum
+    synced = SyncedBatchNorm(copy.deepcopy(plain))
+    inputs = [rows(*shape).requires_grad_() for _ in range(2)]
+    for layer, batch in zip((plain, synced), inputs, strict=True):
+        (layer(batch) * rows(*shape, seed=4)).sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=0, atol=1e-10)
+    torch.testing.assert_close(synced.weight.grad, plain.weight.grad, rtol=0, atol=1e-10)
+    torch.testing.assert_close(synced.bias.grad, plain.bias.grad, rtol=0, atol=1e-10)
+    torch.testing.assert_close(dict(synced.state_dict()), dict(plain.state_dict()))
+    torch.testing.assert_close(synced(rows(*shape)), plain(rows(*shape)), rtol=0, atol=1e-12)
+    seven = rows(7, *shape[1:])
+    torch.testing.assert_close(synced.eval()(seven), plain.eval()(seven))
+
+
+def test_synced_batch_norm_without_affine_and_in_bfloat16() -> None:
+    plain = nn.BatchNorm1d(CHANNELS, affine=False)
+    synced = SyncedBatchNorm(copy.deepcopy(plain))
+    torch.testing.assert_close(
+        synced(rows(12, CHANNELS).float()), plain(rows(12, CHANNELS).float())
+    )
+    output = synced(rows(12, CHANNELS).bfloat16())
+    assert output.dtype == torch.bfloat16
+    assert synced.running_mean.dtype == torch.float32
+
+
+def test_sync_batch_norm_replaces_every_layer_and_keeps_weights_and_names() -> None:
+    network = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), nn.Sequential(nn.BatchNorm2d(CHANNELS)))
+    before, weights = list(network.state_dict()), dict(network.named_parameters())
+    sync_batch_norm(network)
+    assert isinstance(network[1][0], SyncedBatchNorm)
+    assert list(network.state_dict()) == before
+    assert all(network.get_parameter(name) is weight for name, weight in weights.items())

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moco.dictionaries import Queue
-from moco.info_nce import NO_IMAGE
+from moco.dictionaries import InBatch, MemoryBank, Queue
+from moco.info_nce import NO_IMAGE, NO_KEY, info_nce
 
 
 def batch(first_id: int, rows: int) -> tuple[Tensor, Tensor]:
@@ -18,7 +19,7 @@ def batch(first_id: int, rows: int) -> tuple[Tensor, Tensor]:
     return torch.stack([ids, -ids], dim=1).float(), ids
 
 
-def state(queue: Queue) -> dict[str, Tensor]:
+def state(queue: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in queue.state_dict().items()}
 
 
@@ -109,3 +110,119 @@ def test_stores_values_without_gradient_in_its_own_type() -> None:
 def test_refuses_to_hold_no_key() -> None:
     with pytest.raises(ValueError, match="queue size must be at least 1, got 0"):
         Queue(0, 2)
+
+
+def test_only_filled_slots_count_when_asked() -> None:
+    torch.manual_seed(0)
+    queue = Queue(6, 4, filled_only=True)
+    keys = torch.nn.functional.normalize(torch.randn(4, 4), dim=1)
+    queue.store(keys, torch.arange(4))
+    queries, ids = keys.flip(0), torch.tensor([10, 11, 12, 13])
+    found = queue.look_up(queries, ids, (0, 0, 0))
+    assert found.negative_ids.tolist() == [NO_IMAGE] * 4 + [NO_KEY] * 2
+    loss = info_nce(
+        queries, found.positives, found.negatives, 0.2, query_ids=ids, negative_ids=found[2]
+    )
+    of_four = info_nce(
+        queries, queries, keys, 0.2, query_ids=ids, negative_ids=torch.full((4,), NO_IMAGE)
+    )
+    torch.testing.assert_close(loss, of_four)
+    queue.store(keys, torch.arange(4, 8))  # wraps: now all hold keys
+    assert NO_KEY not in queue.look_up(queries, ids, (0, 0, 0)).negative_ids
+    assert queue.image_ids.tolist() == [6, 7, 2, 3, 4, 5]
+
+
+def test_filled_only_goes_with_exclusion() -> None:
+    queue = Queue(5, 2, filled_only=True, exclude_same_image=True)
+    queue.store(*batch(20, 3))
+    found = queue.look_up(*batch(22, 3), (0, 0, 0))
+    assert found.negative_ids.tolist() == [20, 21, 22, NO_KEY, NO_KEY]
+
+
+def test_an_empty_queue_without_its_random_rows_gives_no_negatives() -> None:
+    queue = Queue(5, 2, filled_only=True)
+    keys, ids = torch.eye(2), torch.arange(2)
+    found = queue.look_up(keys, ids, (0, 0, 0))
+    loss = info_nce(keys, *found[:2], 0.2, query_ids=ids, negative_ids=found.negative_ids)
+    assert loss.item() == 0.0
+
+
+def test_the_batch_is_its_own_dictionary_and_forgets_at_once() -> None:
+    dictionary = InBatch()
+    keys, image_ids = batch(4, 3)
+    keys.requires_grad_()
+    found = dictionary.look_up(keys, image_ids, (0, 0, 0))
+    assert found.positives is keys
+    assert torch.equal(found.negatives, keys)
+    assert found.negatives.requires_grad
+    assert found.negative_ids.tolist() == [4, 5, 6]
+    dictionary.store(keys, image_ids)
+    assert not dictionary.state_dict()
+
+
+def test_a_query_in_the_batch_has_every_key_but_its_own_as_a_negative() -> None:
+    keys = torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1)
+    queries, image_ids = keys.flip(0), torch.arange(6)
+    found = InBatch().look_up(keys, image_ids, (0, 0, 0))
+    loss = info_nce(queries, *found[:2], 0.5, query_ids=image_ids, negative_ids=found.negative_ids)
+    expected = torch.nn.functional.cross_entropy(queries @ keys.T / 0.5, image_ids)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_bank_starts_with_a_unit_vector_for_each_image() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(40, 16, negatives=3, bank_momentum=0.5)
+    assert bank.vectors.shape == (40, 16)
+    torch.testing.assert_close(bank.vectors.norm(dim=1), torch.ones(40))
+    assert torch.pdist(bank.vectors).min() > 0.1  # no two alike
+    assert set(bank.state_dict()) == {"vectors"}
+
+
+def test_bank_offers_the_images_own_vectors_and_drawn_ones_and_changes_nothing() -> None:
+    bank = MemoryBank(9, 2, negatives=500, bank_momentum=0.5)
+    before = state(bank)
+    keys, image_ids = batch(2, 3)
+    found = bank.look_up(keys, image_ids, (1, 2, 3))
+    assert torch.equal(found.positives, bank.vectors[2:5])
+    assert found.negatives.shape == (500, 2)
+    assert torch.equal(found.negatives, bank.vectors[found.negative_ids])
+    counts = found.negative_ids.bincount(minlength=9)
+    assert len(counts) == 9
+    assert counts.min() > 25  # each about 56 times, the query's own image too: info_nce skips it
+    assert_same_state(state(bank), before)
+
+
+def test_the_draw_is_decided_by_its_seed_alone() -> None:
+    bank = MemoryBank(50, 2, negatives=20, bank_momentum=0.5)
+    keys, image_ids = batch(0, 3)
+    seeds = [(seed, step, term) for seed in (0, 1) for step in (0, 1) for term in (0, 1)]
+    draws = []
+    for seed in seeds:
+        torch.rand(1)
+        draws.append(bank.look_up(keys, image_ids, seed).negative_ids.tolist())
+        assert draws[-1] == np.random.default_rng(seed).integers(50, size=20).tolist()
+    assert len({tuple(draw) for draw in draws}) == len(seeds)
+
+
+def test_bank_keeps_its_share_of_the_old_vector() -> None:
+    bank = MemoryBank(4, 2, negatives=1, bank_momentum=0.3)
+    bank.vectors.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]]))
+    keys = torch.tensor([[0.0, 1], [1, 0]], requires_grad=True)
+    bank.store(keys.double(), torch.tensor([2, 1]))
+    length = (0.3**2 + 0.7**2) ** 0.5
+    expected = [[1, 0], [0.7 / length, 0.3 / length], [0.3 / length, 0.7 / length], [0, 1]]
+    torch.testing.assert_close(bank.vectors, torch.tensor(expected))
+    assert bank.vectors.dtype == torch.float32
+    assert not bank.vectors.requires_grad
+
+
+@pytest.mark.parametrize(("images", "negatives"), [(0, 1), (1, 0)])
+def test_refuses_a_bank_of_nothing(images: int, negatives: int) -> None:
+    with pytest.raises(ValueError, match=f"got {images} and {negatives}"):
+        MemoryBank(images, 2, negatives=negatives, bank_momentum=0.5)
+
+
+@pytest.mark.parametrize("bank_momentum", [-0.1, 1.0])
+def test_refuses_a_bank_that_would_not_move(bank_momentum: float) -> None:
+    with pytest.raises(ValueError, match="bank_momentum"):
+        MemoryBank(3, 2, negatives=1, bank_momentum=bank_momentum)

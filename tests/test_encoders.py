@@ -10,9 +10,21 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from moco.encoders import build_backbone, build_encoder, parameter_count
+from moco.encoders import (
+    build_backbone,
+    build_encoder,
+    build_head,
+    build_predictor,
+    parameter_count,
+)
 from moco.errors import UsageError
-from moco.recipes import CIFAR10_RESNET18
+from moco.recipes import (
+    CIFAR10_RESNET18,
+    MOCO_V3_RESNET50,
+    MOCO_V3_VIT_BASE,
+    MOCO_V3_VIT_SMALL,
+    Recipe,
+)
 from moco.specs import EncoderSpec
 
 TINY = EncoderSpec(backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6)
@@ -58,6 +70,86 @@ def test_parameter_counts_of_the_papers(spec: EncoderSpec, backbone: int, head: 
         encoder = build_encoder(spec)
     assert parameter_count(encoder.backbone) == backbone
     assert parameter_count(encoder.head) == head
+
+
+@pytest.mark.parametrize(
+    ("recipe", "head", "predictor"),
+    [  # ALGORITHM.md, section 5
+        (MOCO_V3_RESNET50, 9_445_376, 2_105_344),
+        (MOCO_V3_VIT_SMALL, 19_415_040, 2_105_344),
+        (MOCO_V3_VIT_BASE, 20_987_904, 2_105_344),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_parameter_counts_of_v3(recipe: Recipe, head: int, predictor: int) -> None:
+    features = {"resnet50": 2048, "moco_v3_vit_small": 384, "moco_v3_vit_base": 768}
+    with torch.device("meta"):
+        projecting = build_head(recipe.encoder, features[recipe.encoder.backbone])
+        predicting = build_predictor(recipe.encoder, features[recipe.encoder.backbone])
+    assert parameter_count(projecting) == head
+    assert parameter_count(predicting) == predictor
+
+
+@pytest.mark.parametrize(
+    ("recipe", "projector", "predictor"),
+    [
+        (MOCO_V3_RESNET50, ["L", "B", "R", "L", "b"], ["L", "B", "R", "L"]),
+        (
+            MOCO_V3_VIT_SMALL,
+            ["L", "B", "R", "L", "B", "R", "L", "b"],
+            ["L", "B", "R", "L", "b"],
+        ),
+    ],
+    ids=["resnet", "vit"],
+)
+def test_v3s_heads_layer_by_layer(
+    recipe: Recipe, projector: list[str], predictor: list[str]
+) -> None:
+    def letters(head: nn.Module) -> list[str]:
+        found = []
+        for layer in head:
+            if isinstance(layer, nn.BatchNorm1d):
+                found.append("B" if layer.affine else "b")
+            else:
+                assert isinstance(layer, nn.Linear | nn.ReLU)
+                assert getattr(layer, "bias", None) is None
+                found.append(type(layer).__name__[0])
+        return found
+
+    spec = replace(recipe.encoder, head_width=8)
+    assert letters(build_head(spec, 5)) == projector
+    assert letters(build_predictor(spec, 5)) == predictor
+
+
+def test_heads_are_as_wide_as_the_features_unless_told() -> None:
+    spec = EncoderSpec(head="mlp_bn", predictor="mlp", dim=6)
+    assert [build_head(spec, 5)[0].out_features, build_predictor(spec, 5)[0].out_features] == [5, 5]
+    spec = replace(spec, head="mlp", head_width=9)
+    assert [build_head(spec, 5)[0].out_features, build_predictor(spec, 5)[0].out_features] == [9, 9]
+    assert build_predictor(EncoderSpec(), 5) is None
+
+
+def test_a_vit_of_v3_is_built_for_its_images_and_freezes_its_patches() -> None:
+    spec = EncoderSpec(
+        backbone="moco_v3_vit_conv_small", freeze_patch_projection=True, head="mlp_bn", dim=6
+    )
+    for name, frozen in (("moco_v3_vit_small", 3), ("moco_v3_vit_conv_small", 1)):
+        encoder = build_encoder(replace(spec, backbone=name), image_size=32)
+        assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 6)
+        held = [n for n, weight in encoder.named_parameters() if not weight.requires_grad]
+        assert len(held) == frozen, held
+    with pytest.raises(UsageError, match="multiple of"):
+        build_encoder(spec, image_size=30)
+
+
+def test_only_v3s_vits_freeze_their_patches() -> None:
+    with pytest.raises(UsageError, match=r"freeze_patch_projection.*not 'resnet18'"):
+        build_backbone(EncoderSpec(backbone="resnet18", freeze_patch_projection=True))
+
+
+def test_v3s_vits_take_no_setting_of_a_resnet() -> None:
+    with pytest.raises(UsageError, match="need a plain ResNet, not 'moco_v3_vit_small'"):
+        build_backbone(EncoderSpec(backbone="moco_v3_vit_small", width=0.5))
 
 
 def test_wide_resnet_is_a_multiple_of_every_layer() -> None:

@@ -127,7 +127,8 @@ class MemoryBank(nn.Module):
         images: how many there are; image ids are 0 to images - 1.
         dim: C.
         negatives: K, how many vectors are drawn, with replacement.
-        bank_momentum: share of the OLD vector that is kept when its image was seen again, 0 to 1.
+        bank_momentum: share of the OLD vector that is kept when its image was seen again, from 0
+            to below 1.
     """
 
     vectors: Tensor
@@ -136,6 +137,8 @@ class MemoryBank(nn.Module):
         super().__init__()
         if images < 1 or negatives < 1:
             raise ValueError(f"need images and negatives from 1, got {images} and {negatives}")
+        if not 0 <= bank_momentum < 1:
+            raise ValueError(f"bank_momentum must be from 0 to below 1, got {bank_momentum}")
         self.negatives, self.bank_momentum = negatives, bank_momentum
         self.register_buffer("vectors", F.normalize(torch.randn(images, dim), dim=1))
 
