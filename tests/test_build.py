@@ -6,13 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import moco.build
-from moco.batch_norm import GroupedBatchNorm, has_batch_norm
+from moco.batch_norm import GroupedBatchNorm, SyncedBatchNorm, has_batch_norm
 from moco.build import build_contrast, build_optimizer, outsized_stride
 from moco.contrast import Contrast
+from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.encoders import build_encoder
 from moco.errors import UsageError
+from moco.info_nce import NO_KEY
 from moco.recipes import CIFAR10_RESNET18, Recipe
 from moco.specs import DictionarySpec, EncoderSpec, OptimizerSpec
 
@@ -183,3 +186,83 @@ def test_outsized_stride_names_the_layer_and_leaves_the_encoder_as_it_was() -> N
     assert outsized_stride(encoder, 32) == ""
     assert encoder.training
     torch.testing.assert_close(dict(encoder.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "keys_from", "dictionary", "shuffled"),
+    [
+        ("queue", "momentum_encoder", Queue, True),
+        ("in_batch", "momentum_encoder", InBatch, True),
+        ("end_to_end", "query_encoder", InBatch, True),
+        ("memory_bank", "query_itself", MemoryBank, False),
+    ],
+)
+def test_a_mechanism_is_where_keys_come_from_and_what_they_are_compared_with(
+    mechanism: str, keys_from: str, dictionary: type, shuffled: bool
+) -> None:
+    contrast = build_contrast(replace(TINY, mechanism=mechanism), images=33, seed=0)
+    assert contrast.keys_from == keys_from
+    assert type(contrast.dictionary) is dictionary
+    assert contrast.shuffle_keys == shuffled
+    assert hasattr(contrast, "key_encoder") == (keys_from == "momentum_encoder")
+    assert groups_of(contrast.encoder) == [GROUPS] * 12
+
+
+@pytest.mark.parametrize("mechanism", ["in_batch", "end_to_end", "memory_bank"])
+def test_all_else_is_equal_between_mechanisms(mechanism: str) -> None:
+    queue = build_contrast(TINY, images=33, seed=0)
+    rival = build_contrast(replace(TINY, mechanism=mechanism), images=33, seed=0)
+    torch.testing.assert_close(
+        dict(rival.encoder.state_dict()), dict(queue.encoder.state_dict()), rtol=0, atol=0
+    )
+    assert (rival.temperature, rival.symmetric, rival.seed) == (TINY.temperature, False, 0)
+
+
+def test_a_bank_has_a_row_for_each_image_and_its_recipe_s_settings() -> None:
+    spec = DictionarySpec(size=77, bank_momentum=0.3)
+    recipe = replace(TINY, mechanism="memory_bank", dictionary=spec)
+    bank = build_contrast(recipe, images=33, seed=0).dictionary
+    assert bank.vectors.shape == (33, 6)
+    assert (bank.negatives, bank.bank_momentum) == (77, 0.3)
+
+
+def test_a_queue_is_told_to_count_only_what_it_holds() -> None:
+    spec = DictionarySpec(size=40, filled_only=True)
+    queue = build_contrast(replace(TINY, dictionary=spec), images=33, seed=0).dictionary
+    assert queue.image_ids.tolist() == [NO_KEY] * 40
+
+
+def test_the_predictor_belongs_to_the_queries_alone() -> None:
+    encoder = replace(TINY.encoder, head="mlp_bn", predictor="mlp", head_width=8)
+    recipe = replace(TINY, encoder=encoder, mechanism="in_batch", batch_norm_groups=1)
+    contrast = build_contrast(recipe, images=33, seed=0)
+    assert not contrast.shuffle_keys
+    assert list(contrast.key_encoder.state_dict()) == list(contrast.encoder.state_dict())
+    held = {
+        id(weight)
+        for group in build_optimizer(recipe.optimizer, contrast).param_groups
+        for weight in group["params"]
+    }
+    wanted = [*contrast.encoder.parameters(), *contrast.predictor.parameters()]
+    assert held == {id(weight) for weight in wanted}
+
+
+def test_one_group_over_several_processes_is_shared_by_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(moco.build, "world_size", lambda: 4)
+    encoder = replace(TINY.encoder, head="mlp_bn", predictor="mlp_bn", head_width=8)
+    recipe = replace(TINY, encoder=encoder, mechanism="in_batch", batch_norm_groups=1)
+    contrast = build_contrast(recipe, images=33, seed=0)
+    for module in (contrast.encoder, contrast.key_encoder, contrast.predictor):
+        layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+        assert layers
+        assert {type(layer) for layer in layers} == {SyncedBatchNorm}
+
+
+def test_lars_is_built_with_the_recipe_s_settings() -> None:
+    contrast = build_contrast(TINY, images=33, seed=0)
+    spec = OptimizerSpec(algorithm="lars", learning_rate=4.8, weight_decay=1.5e-6)
+    (group,) = build_optimizer(spec, contrast).param_groups
+    settings = (group["lr"], group["weight_decay"], group["sgd_momentum"], group["trust"])
+    assert settings == (4.8, 1.5e-6, 0.9, 0.001)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moco.batch_norm import group_batch_norm
 from moco.contrast import Contrast
-from moco.dictionaries import Queue
+from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.info_nce import pretext_scores
 
 IMAGES, DIM, SIZE, TEMPERATURE = 8, 5, 21, 0.2
@@ -330,3 +330,64 @@ def test_goes_on_identically_from_its_state_dict() -> None:
         take_step(contrast, step)
         take_step(restored, step)
     assert_same(dict(contrast.state_dict()), dict(restored.state_dict()))
+
+
+def rival_contrast(mechanism: str) -> Contrast:
+    torch.manual_seed(0)
+    bank = MemoryBank(200, DIM, negatives=20, bank_momentum=0.3).double()
+    contrast = Contrast(
+        toy_encoder(),
+        InBatch() if mechanism == "end_to_end" else bank,
+        keys_from="query_encoder" if mechanism == "end_to_end" else "query_itself",
+        temperature=TEMPERATURE,
+    )
+    return contrast.train()
+
+
+@pytest.mark.parametrize("mechanism", ["end_to_end", "memory_bank"])
+def test_rivals_have_no_second_encoder_and_forward_changes_no_key(mechanism: str) -> None:
+    contrast = rival_contrast(mechanism)
+    take_step(contrast, 0)
+    assert not hasattr(contrast, "key_encoder")
+    weights, stored = parameters(contrast), dict(contrast.dictionary.state_dict())
+    stored = {name: value.clone() for name, value in stored.items()}
+    contrast(*views(1), IDS, 1).loss.backward()
+    assert_same(parameters(contrast), weights)
+    assert_same(dict(contrast.dictionary.state_dict()), stored)
+
+
+def test_end_to_end_keys_carry_gradient_and_the_loss_uses_it() -> None:
+    contrast = rival_contrast("end_to_end")
+    view_a, view_b = views()
+    view_b.requires_grad_()
+    contrasted = contrast(view_a, view_b, IDS, 0)
+    assert contrasted.keys.requires_grad
+    contrasted.loss.backward()
+    assert (view_b.grad.flatten(1).abs().sum(dim=1) > 1e-6).all()
+
+
+def test_a_memory_bank_asks_nothing_of_the_second_view() -> None:
+    contrast = rival_contrast("memory_bank")
+    view_a, view_b = views()
+    first = contrast(view_a, view_b, IDS, 0)
+    second = contrast(view_a, torch.full_like(view_b, torch.nan), IDS, 0)
+    assert_same(tuple(first), tuple(second))
+    assert not first.keys.requires_grad
+    contrast.advance(first.keys, IDS, 0.9)
+    assert (contrast.dictionary.vectors[IDS] * first.keys).sum(dim=1).min() > 0.6  # moved to them
+
+
+def test_the_predictor_is_for_queries_alone() -> None:
+    torch.manual_seed(0)
+    predictor = nn.Linear(DIM, DIM, bias=False).double()
+    contrast = Contrast(toy_encoder(), InBatch(), temperature=TEMPERATURE, predictor=predictor)
+    plain = Contrast(contrast.encoder, InBatch(), temperature=TEMPERATURE)
+    contrasted, without = (each.train()(*views(), IDS, 0) for each in (contrast, plain))
+    torch.testing.assert_close(contrasted.keys, without.keys)
+    assert not torch.isclose(contrasted.loss, without.loss)
+    contrasted.loss.backward()
+    assert predictor.weight.grad.abs().max() > 0
+    contrast.advance(contrasted.keys, IDS, 0.5)  # pairs with the encoder, not the predictor
+    assert [name for name in contrast.state_dict() if name.startswith("predictor")] == [
+        "predictor.weight"
+    ]

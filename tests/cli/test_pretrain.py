@@ -161,6 +161,44 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said", "unsaid"),
+    [
+        ("moco-v1", [], ["queue of 32 keys", "in 2 groups of 8 images, keys shuffled"], ["warn"]),
+        ("moco-v1", ["batch_norm_groups=1"], ["over the whole batch", "warning: with"], []),
+        ("moco-v1", ["mechanism=end_to_end"], ["16 keys of the batch", "keys shuffled"], ["queue"]),
+        (
+            "moco-v1",
+            ["mechanism=memory_bank"],
+            ["32 keys drawn from a memory bank", "in 2 groups of 8 images"],
+            ["queue", "shuffled", "warning"],
+        ),
+        (
+            "moco-v3-resnet50",
+            ["batch_norm_groups=1", "warmup_epochs=1"],
+            ["16 keys of the batch", "batch norm over the whole batch"],
+            ["queue", "shuffled", "warning"],
+        ),
+    ],
+)
+def test_what_is_said_is_true_of_the_mechanism(
+    recipe: str,
+    settings: list[str],
+    said: list[str],
+    unsaid: list[str],
+    tiny: list[str],
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word for setting in settings for word in ("--set", setting)]
+    milestones = ["--set", "milestones=[1]", "--epochs", "2"]
+    options = ["--recipe", recipe, *tiny, *milestones, *words, "--dry-run"]
+    assert main(["pretrain", str(photos), *options]) == 0
+    head = capsys.readouterr().out.partition("\n\n")[0]
+    assert all(text in head for text in said), head
+    assert not [text for text in unsaid if text in head], head
+
+
 def test_dry_run_of_small_gives_each_derived_setting_with_its_reason(
     photos: Path, tmp_path: Path, tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
