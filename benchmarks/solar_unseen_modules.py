@@ -63,7 +63,8 @@ def main(runs: list[Path]) -> None:
         trained, recipe = load_with_recipe(run)
         if number == 0:
             show("raw pixels", None, recipe)
-        untrained = build_contrast(recipe, seed=number).encoder.backbone
+        # only a memory bank would care how many images there are
+        untrained = build_contrast(recipe, images=1, seed=number).encoder.backbone
         show(f"untrained, seed {number}", untrained, recipe)
         show(f"trained, {run}", trained, recipe)
 

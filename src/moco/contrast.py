@@ -98,7 +98,7 @@ class Contrast(nn.Module):
         b_to_a = self.match(view_b, view_a, image_ids, (self.seed, step, 1))
         return Contrasted(
             b_to_a.loss + a_to_b.loss,
-            torch.cat([b_to_a.keys, a_to_b.keys]),  # keys of view a, then of view b
+            torch.cat([b_to_a.keys, a_to_b.keys]),  # a queue gets those of view a first
             PretextScores(
                 *((a + b) / 2 for a, b in zip(a_to_b.scores, b_to_a.scores, strict=True))
             ),
