@@ -44,6 +44,7 @@ def test_class_folders_are_compared(tmp_path: Path, capsys: pytest.CaptureFixtur
         "Nearest neighbours",
     ):
         assert heading in page
+    assert "chance: " in page
     assert page.count("data:image/jpeg") >= 2 * 12 + 2 * 6 * 6  # pairs; asked and five, twice
     assert "://" not in page
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from moco.data.batches import Batch, Batches, load_batches, seeded_view
-from moco.data.images import FolderImages, UnreadableImageError
+from moco.data.images import FolderImages, SequenceImages, UnreadableImageError
 from moco.data.views import build_view
 from moco.errors import DataError
-from moco.recipes import MOCO_V2
+from moco.recipes import MOCO_V2, MOCO_V3_RESNET50
 
 VIEWS = replace(MOCO_V2.views, image_size=12)
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 15, 18, 3), dtype=np.uint8)
@@ -208,3 +208,16 @@ def test_a_grey_and_a_colour_image_share_a_batch(photos: Path) -> None:
     assert modes == {"L", "RGB"}
     batch = batches_of(images, batch_size=64)[0]
     assert batch.view_a.shape == (64, 3, 12, 12)
+
+
+def test_the_second_view_has_its_own_pipeline() -> None:
+    views = replace(
+        MOCO_V3_RESNET50.views,
+        image_size=16,
+        order=("crop", "solarize"),
+        solarize_probabilities=(0.0, 1.0),
+    )
+    bright = SequenceImages([Image.new("RGB", (20, 20), (200, 220, 240))] * 4)
+    batch = Batches(bright, views, batch_size=4, seed=0)[0]
+    assert batch.view_a.amin() >= 200
+    assert batch.view_b.amax() <= 55  # inverted
