@@ -11,9 +11,11 @@ import moco
 
 LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "batch_norm"},
-    {"recipes", "dictionaries"},
+    {"specs", "dictionaries"},
+    {"recipes"},
     {"recipe_files", "small", "contrast", "encoders", "data"},
-    {"build", "checkpoint", "device", "evaluate"},
+    {"cpu_kernels", "checkpoint", "device", "evaluate"},
+    {"build"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data"},
     {"session"},
@@ -26,6 +28,7 @@ RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 WITHOUT_TORCH = [
     "__init__",
     "recipes",
+    "specs",
     "schedules",
     "errors",
     "small",
@@ -33,6 +36,7 @@ WITHOUT_TORCH = [
     "__main__",
     "cli/__init__",
     "cli/main",
+    "cli/parser",
 ]
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}
 YAML_ALLOWED = {"recipe_files"}

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from moco.recipes import MOCO_V2, OptimizerSpec, Recipe
+from moco.recipes import MOCO_V2, Recipe
 from moco.recipes import RECIPES as NAMED
 from moco.schedules import cosine, step_decay, warmup_cosine
+from moco.specs import OptimizerSpec
 
 # written out from ALGORITHM.md, sections 3, 4 and 6: e is the epoch counted from 0
 FORMULAS: dict[str, Callable[[int], float]] = {

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from moco.batch_norm import group_batch_norm, has_batch_norm
 from moco.contrast import Contrast
+from moco.cpu_kernels import narrow_pointwise_stride, outsized_stride
 from moco.dictionaries import Queue
 from moco.distributed import world_size
 from moco.encoders import Encoder, build_encoder
 from moco.errors import UsageError
-from moco.recipes import OptimizerSpec, Recipe
+from moco.recipes import Recipe
+from moco.specs import OptimizerSpec, QueueSpec
 
 CPU = torch.device("cpu")
 
@@ -28,14 +29,14 @@ def build_contrast(
 
     Args:
         precision: the type that the encoders compute in, None for float32. Float32 it is too where
-            the CPU would get lower precision wrong: see `outsized_stride`.
+            a CPU would get lower precision wrong: see `cpu_kernels`.
 
     Raises:
         UsageError: The backbone is unknown or does not take the recipe's image size, or the groups
             do not go with the number of processes.
     """
     torch.manual_seed(seed)
-    encoder = build_encoder(recipe.encoder, precision)
+    encoder = build_encoder(recipe.encoder)
     groups_here, left = divmod(recipe.batch_norm_groups, world_size())
     if left or not groups_here:
         raise UsageError(
@@ -43,24 +44,38 @@ def build_contrast(
             f"{world_size()} processes"
         )
     check_sizes(encoder, recipe)
-    if device.type == "cpu" and outsized_stride(encoder, recipe.views.image_size):
-        encoder.precision = None
+    on_cpu = device.type == "cpu"
+    if not (on_cpu and outsized_stride(encoder, recipe.views.image_size)):
+        encoder.precision = precision
+    if not (on_cpu and narrow_pointwise_stride(encoder)):
+        encoder.layout = torch.channels_last
     leaks = has_batch_norm(encoder)
     if leaks and groups_here > 1:
         group_batch_norm(encoder, groups_here)
     contrast = Contrast(
         encoder,
-        Queue(
-            recipe.dictionary.size,
-            recipe.encoder.dim,
-            exclude_same_image=recipe.dictionary.exclude_same_image,
-        ),
+        build_queue(recipe.dictionary, recipe.encoder.dim),
         temperature=recipe.temperature,
         symmetric=recipe.symmetric,
         shuffle_keys=leaks and recipe.batch_norm_groups > 1,
         shuffle_seed=seed,
     )
-    return contrast.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return contrast.to(device, memory_format=encoder.layout)  # type: ignore[call-overload,no-any-return]
+
+
+def build_queue(spec: QueueSpec, dim: int) -> Queue:
+    """Return the queue.
+
+    Raises:
+        UsageError: It does not fit into memory.
+    """
+    try:
+        return Queue(spec.size, dim, exclude_same_image=spec.exclude_same_image)
+    except RuntimeError as error:  # torch's allocator says no
+        raise UsageError(
+            f"a queue of {spec.size:,} keys needs {spec.size * dim * 4 / 1e9:,.0f} GB; "
+            "lower dictionary.size"
+        ) from error
 
 
 @torch.no_grad()
@@ -76,39 +91,12 @@ def check_sizes(encoder: Encoder, recipe: Recipe) -> None:
         try:
             encoder(torch.zeros(1, 3, side, side))
         except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
             raise UsageError(
-                f"{recipe.encoder.backbone} does not take images of views.{field} {side}: {error}"
+                f"{recipe.encoder.backbone} does not take images of views.{field} {side} "
+                f"({reason}); change one of them"
             ) from error
     encoder.train()
-
-
-@torch.no_grad()
-def outsized_stride(encoder: Encoder, side: int) -> str:
-    """Return the name of a convolution whose stride is larger than the map it sees, "" if none.
-
-    On images so small for the network, oneDNN 3.12 (torch 2.14) leaves parts of that layer's
-    bfloat16 weight gradient unwritten on CPUs: whatever lay in memory is there, NaN included.
-    """
-    found: list[str] = []
-    layers = {
-        name: layer for name, layer in encoder.named_modules() if isinstance(layer, nn.Conv2d)
-    }
-
-    def look(name: str, layer: nn.Conv2d, seen: Tensor) -> None:
-        if any(step > length for step, length in zip(layer.stride, seen.shape[2:], strict=True)):
-            found.append(name)
-
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda layer, inputs, name=name: look(name, layer, inputs[0])
-        )
-        for name, layer in layers.items()
-    ]
-    encoder.eval()(torch.zeros(1, 3, side, side))
-    encoder.train()
-    for hook in hooks:
-        hook.remove()
-    return found[0] if found else ""
 
 
 def build_optimizer(spec: OptimizerSpec, contrast: Contrast) -> Optimizer:

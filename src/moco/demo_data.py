@@ -110,17 +110,27 @@ def own_folder(folder: Path, seed: int) -> DemoData:
         return DemoData(
             folder.name, about, images, None, nothing, nothing, nothing.bool(), classes=()
         )
-    draws = torch.from_numpy(np.random.default_rng(seed).random(len(images)))
+    place = _place_in_class(labelled.labels, seed)
     return _split(
         images,
         labelled.labels,
-        is_test=draws >= 0.7,
-        is_validation=draws < 0.14,
+        is_test=place >= 0.7,
+        is_validation=place < 0.14,
         title=folder.name,
-        about=f"{len(images):,} images in {len(labelled.classes)} class folders; 30 % of them, "
+        about=f"{len(images):,} images in {len(labelled.classes)} class folders; 30 % of each, "
         "drawn at random, are for testing, and pre-training never saw those.",
         classes=tuple(labelled.classes),
     )
+
+
+def _place_in_class(labels: Tensor, seed: int) -> Tensor:
+    """Return each image's place in a random order of its own class, from 0 to below 1."""
+    draw = torch.from_numpy(np.random.default_rng(seed).random(len(labels)))
+    place = torch.zeros(len(labels))
+    for label in labels.unique():  # type: ignore[no-untyped-call]
+        members = (labels == label).nonzero().flatten()
+        place[members] = draw[members].argsort().argsort() / len(members)
+    return place
 
 
 def _split(

@@ -48,7 +48,7 @@ def deal_rows(rows: Tensor, order: Tensor) -> Tensor:
         order: [B] a permutation on the CPU, the same in all processes.
     """
     if world_size() == 1:
-        return rows[order.to(rows.device)]
+        return rows[order.to(rows.device, non_blocking=True)]
     per_process, me = len(rows), rank()
     shares = order.view(world_size(), per_process)  # what each process is to hold
     owners = shares // per_process

@@ -110,7 +110,7 @@ def test_settings_that_make_no_sense(
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--epochs", "-3"], "epochs must be at least 1, got -3"),
         (["--epochs", "many"], "--epochs"),
-        (["--seed", "-1"], "seed must be from 0, got -1"),
+        (["--seed", "-1"], "seed must be from 0 to 2^63 - 1, got -1"),
         (["--workers", "-1"], "workers must be from 0, got -1"),
         (["--monitor-train", "{classes}/train"], "--monitor-test"),
         (["--monitor-test", "{classes}/test"], "--monitor-train"),

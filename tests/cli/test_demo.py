@@ -32,7 +32,7 @@ def test_class_folders_are_compared(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert str(run / "report.html") in shown
     figures = json.loads(figures_file.read_text())
     for method in ("knn", "linear"):
-        for rival in ("raw_pixels", "untrained", "trained"):
+        for rival in ("raw_pixels", "untrained", "untrained_with_statistics", "trained"):
             key = f"{method}_{rival}_roc_auc"
             assert 0 <= figures[f"{key}_low"] <= figures[key] <= figures[f"{key}_high"] <= 1
     assert figures["knn_raw_pixels_roc_auc"] > 0.99  # light against dark

@@ -113,7 +113,7 @@ def test_a_monitor_scores_each_epoch(
     assert main(["pretrain", *words]) == 0
     scored = [row for row in rows_of(run) if "knn_top1" in row]
     assert [row["step"] for row in scored] == [3, 7]
-    assert all(list(row) == [*KEYS, "knn_top1", "knn_roc_auc"] for row in scored)
+    assert all(list(row) == [*KEYS, "knn_top1", "knn_roc_auc", "knn_head_top1"] for row in scored)
     assert all(0 <= row["knn_top1"] <= 1 and 0 <= row["knn_roc_auc"] <= 1 for row in scored)
     assert "kNN top-1" in capsys.readouterr().out
 

@@ -16,7 +16,7 @@ from moco.evaluate import features as features_module
 from moco.evaluate.features import extract_features
 from moco.evaluate.labelled import LabelledFolder, matching_folders
 from moco.evaluate.monitor import knn_monitor
-from moco.recipes import EncoderSpec, ViewsSpec
+from moco.specs import EncoderSpec, ViewsSpec
 
 CPU = torch.device("cpu")
 VIEWS = ViewsSpec(image_size=16, evaluation_resize=18, evaluation_size=16)
@@ -168,7 +168,7 @@ def test_the_monitor_scores_the_backbone_and_needs_both_folders(
     assert monitor is not None
     before = state_of(encoder)
     scores = monitor(encoder)
-    assert set(scores) == {"knn_top1", "knn_roc_auc"}
+    assert set(scores) == {"knn_top1", "knn_roc_auc", "knn_head_top1"}
     assert all(0 <= value <= 1 for value in scores.values())
     assert scores["knn_top1"] > 0.7  # even random features tell red from blue
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())

@@ -33,8 +33,9 @@ from moco.errors import (
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport
 from moco.recipe_files import set_fields
-from moco.recipes import MOCO_V2, Recipe, ViewsSpec
+from moco.recipes import MOCO_V2, Recipe
 from moco.session import Session
+from moco.specs import ViewsSpec
 
 pretrain_module = importlib.import_module("moco.pretraining")
 train = pretrain_module.train
@@ -458,9 +459,10 @@ def long_run(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def start_until_saved(command: list[str], run: Path) -> subprocess.Popen[str]:
-    """Start the command in a process of its own and return when its first checkpoint is there."""
+    """Start the command in a process group of its own; return when it has a checkpoint."""
     process = subprocess.Popen(
         [sys.executable, "-m", "moco", *command, "--run", str(run)],
+        start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -487,18 +489,27 @@ def test_a_killed_process_goes_on_to_the_same_end(
     assert_equal_runs(run, long_run, LONG)
 
 
-def test_a_terminated_process_saves_first_and_goes_on_to_the_same_end(
-    command: list[str], long_run: Path, tmp_path: Path
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_to_the_whole_group_saves_first_and_the_run_goes_on_to_the_same_end(
+    number: signal.Signals,
+    code: int,
+    workers: str,
+    command: list[str],
+    long_run: Path,
+    tmp_path: Path,
 ) -> None:
-    run = tmp_path / "run"
+    command, run = [*command, "--workers", workers], tmp_path / "run"
     process = start_until_saved(command, run)
-    process.terminate()
+    os.killpg(process.pid, number)  # as a terminal, `timeout` and batch systems do
     _, errors = process.communicate()
-    assert process.returncode == 75
+    assert process.returncode == code, errors
     (line,) = errors.splitlines()
     assert line.startswith("moco: ")
     status = status_of(run)
-    assert (status["state"], status["code"]) == ("interrupted", 75)
+    assert (status["state"], status["code"]) == ("interrupted", code)
     checkpoint = load_newest(run)
     assert checkpoint is not None
     assert checkpoint.step == status["step"] < LONG

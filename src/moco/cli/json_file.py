@@ -19,7 +19,7 @@ def check_json_path(path: Path | None) -> None:
     if path is None:
         return
     folder = path.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
         raise StorageError(f"cannot write --json {path}; name a file in a writable folder")
 
 
@@ -34,4 +34,6 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
     try:
         path.write_text(json.dumps(dict(figures), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"cannot write --json {path}: {error}") from error
+        raise StorageError(
+            f"cannot write --json {path}: {error.strerror or error}; name another file"
+        ) from error

@@ -1,0 +1,171 @@
+"""What a recipe is made of: encoder, dictionary, views, optimizer, as typed data; no torch in here.
+
+A field's docstring is its help. Values that make no sense are refused when a spec is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moco.errors import UsageError
+
+Stem = Literal["imagenet", "strided", "small"]
+Operation = Literal[
+    "crop", "jitter", "gray", "blur", "horizontal_flip", "vertical_flip", "quarter_turns"
+]
+Schedule = Literal["step", "cosine", "cosine_from_one", "warmup_cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """The network that turns a view into an embedding."""
+
+    backbone: str = "resnet50"
+    """Any timm model name; ResNets carry torchvision's parameter names."""
+    stem: Stem = "imagenet"
+    """imagenet: as the backbone has it; strided: 3x3 stride 2 and max-pool; small: 3x3 stride 1
+    without pooling, for images of about 32 pixels. The last two need a ResNet."""
+    width: float = 1.0
+    """Multiple of every layer's width, ResNets only (the paper's w2x and w4x are 2 and 4)."""
+    stage_blocks: tuple[int, ...] = ()
+    """Blocks in each of the four stages, ResNets only; empty: as the backbone has them."""
+    head: Literal["linear", "mlp"] = "linear"
+    """linear: one layer (v1); mlp: layer, ReLU, layer (v2). Neither has batch norm."""
+    dim: int = 128
+    """C, the embedding size."""
+    zero_init_residual: bool = False
+    """Start each residual branch at zero; v1 and v2 do not."""
+
+    def __post_init__(self) -> None:
+        require(
+            1 <= self.dim <= 65536, f"encoder.dim must be at least 1, at most 65536, got {self.dim}"
+        )
+        require(1 / 64 <= self.width <= 64, f"encoder.width must be 1/64 to 64, got {self.width:g}")
+        blocks = self.stage_blocks
+        require(
+            len(blocks) in (0, 4) and all(count >= 1 for count in blocks),
+            f"encoder.stage_blocks must be 4 counts of at least 1, got {list(blocks)}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSpec:
+    """The dictionary: the newest keys, first in, first out."""
+
+    size: int = 65536
+    """K, how many keys the queue holds; any number from one batch up."""
+    exclude_same_image: bool = False
+    """Do not count older keys of the query's own image as negatives; the papers' code does."""
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"dictionary.size must be at least 1, got {self.size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsSpec:
+    """How two random views of an image are made, and how evaluation looks at it."""
+
+    image_size: int = 224
+    """Side of a view in pixels."""
+    order: tuple[Operation, ...] = ("crop", "gray", "jitter", "horizontal_flip")
+    """The operations in the order in which they run; one that is not named does not run."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest share of the image's area that a crop takes."""
+    gray_probability: float = 0.2
+    """How often a view turns grey."""
+    jitter_probability: float = 1.0
+    """How often colours are jittered."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.4)
+    """Strength of brightness, contrast, saturation (each from 0) and hue (0 to 0.5)."""
+    blur_probability: float = 0.5
+    """How often a view is blurred."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest deviation of the Gaussian, in pixels."""
+    flip_probability: float = 0.5
+    """How often a view is mirrored, for each kind of flip in `order`."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per-channel mean that inputs are normalized with, colours 0 to 1."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per-channel deviation that inputs are normalized with."""
+    evaluation_resize: int = 256
+    """Short side in evaluation, before the centre is cut."""
+    evaluation_size: int = 224
+    """Side of the central square that evaluation looks at."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "evaluation_size"):
+            side = getattr(self, name)
+            require(
+                8 <= side <= 4096, f"views.{name} must be at least 8 and at most 4096, got {side}"
+            )
+        require(
+            self.order.count("crop") == 1 and len(set(self.order)) == len(self.order),
+            f"views.order must name crop, and nothing twice, got {list(self.order)}",
+        )
+        low, high = self.crop_scale
+        require(
+            0 < low <= high <= 1, f"views.crop_scale must rise within (0, 1], got {low:g}, {high:g}"
+        )
+        for name in ("gray", "jitter", "blur", "flip"):
+            share = getattr(self, f"{name}_probability")
+            require(0 <= share <= 1, f"views.{name}_probability must be 0 to 1, got {share:g}")
+        *strengths, hue = self.jitter
+        require(
+            min(strengths) >= 0 and max(strengths) <= 100 and 0 <= hue <= 0.5,
+            "views.jitter must be three strengths of 0 to 100 and a hue of 0 to 0.5, got "
+            f"{list(self.jitter)}",
+        )
+        low, high = self.blur_radius
+        require(0 < low <= high, f"views.blur_radius must rise from above 0, got {low:g}, {high:g}")
+        require(min(self.std) >= 1e-4, f"views.std must be from 0.0001, got {list(self.std)}")
+        require(
+            self.evaluation_resize >= self.evaluation_size,
+            f"views.evaluation_resize {self.evaluation_resize} is below views.evaluation_size "
+            f"{self.evaluation_size}; raise it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """How the query encoder's weights move."""
+
+    algorithm: Literal["sgd", "adamw"] = "sgd"
+    """sgd with momentum, or AdamW."""
+    learning_rate: float = 0.03
+    """The base rate, literal: no code scales it with the batch."""
+    weight_decay: float = 1e-4
+    """On all weights, biases and batch norm included, as the official code has it."""
+    sgd_momentum: float = 0.9
+    """The optimizer's own momentum; AdamW has its defaults."""
+    schedule: Schedule = "step"
+    """step: times 0.1 at each milestone, once an epoch; cosine: once an epoch, epochs counted from
+    0; cosine_from_one: counted from 1, so the last epoch's rate is 0; warmup_cosine: every step."""
+    milestones: tuple[int, ...] = (120, 160)
+    """Epochs at which `step` drops the rate."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear rise of `warmup_cosine`."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.learning_rate < float("inf"),
+            f"optimizer.learning_rate must be a number above 0, got {self.learning_rate:g}",
+        )
+        require(
+            self.weight_decay >= 0,
+            f"optimizer.weight_decay must be from 0, got {self.weight_decay:g}",
+        )
+        require(
+            0 <= self.sgd_momentum < 1,
+            f"optimizer.sgd_momentum must be from 0 to below 1, got {self.sgd_momentum:g}",
+        )
+        require(
+            self.warmup_epochs >= 0,
+            f"optimizer.warmup_epochs must be from 0, got {self.warmup_epochs:g}",
+        )
+
+
+def require(holds: bool, message: str) -> None:  # noqa: FBT001
+    """Raise UsageError with the message where a condition does not hold."""
+    if not holds:
+        raise UsageError(message)
