@@ -13,7 +13,6 @@ from torch import Tensor
 from moco.data.images import FolderImages, Images, SubsetImages
 from moco.errors import DataError
 from moco.evaluate.labelled import LabelledFolder
-from moco.plan import CACHE_BYTES
 
 ELPV_BLOCK = 82
 """Neighbours in the list may come from one module: blocks of this size stay on one side, so that
@@ -28,6 +27,8 @@ defect may fill a corner only, so crops are large."""
 ELPV_CPU_EPOCHS = 36
 """About five minutes on two cores; more learns little more."""
 FEWEST_IN_CLASS = 10
+DEMO_CACHE_BYTES = 1 << 28
+"""For each loading process; the solar cells take 236 MB."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def solar_cells() -> DemoData:
             "'moco-torch[demo]', or name your own folder with --images"
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
-    images = FolderImages(folder / "images", cache_bytes=CACHE_BYTES)
+    images = FolderImages(folder / "images", cache_bytes=DEMO_CACHE_BYTES)
     probability = {}
     for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines():
         path, defect, _kind = line.split()
@@ -95,7 +96,7 @@ def own_folder(folder: Path, seed: int) -> DemoData:
     Raises:
         DataError: The folder is missing or holds no images.
     """
-    images = FolderImages(folder, cache_bytes=CACHE_BYTES)
+    images = FolderImages(folder, cache_bytes=DEMO_CACHE_BYTES)
     try:
         labelled = LabelledFolder(folder)
     except DataError:
