@@ -404,6 +404,29 @@ def test_a_newer_format_asks_for_a_newer_version(run: Path) -> None:
         load_checkpoint(path.parent)
 
 
+def test_a_newer_format_is_not_passed_over_for_an_older_checkpoint(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, made(step))
+    manifest_file = tmp_path / "checkpoints" / "step_00000002" / "manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    manifest["format_version"] = checkpoint_module.FORMAT_VERSION + 1
+    manifest_file.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="update moco"):
+        load_newest(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        with open("/dev/full", "wb", buffering=0) as file:
+            return file.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="No space left on device; make room"):
+        save_checkpoint(tmp_path, made(1))
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_manifest_that_leaves_a_file_out_is_refused(run: Path) -> None:
     path = run / "checkpoints" / "step_00000008" / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -281,13 +281,27 @@ def test_a_name_near_to_none_is_answered_with_where_to_look() -> None:
 def test_settings_that_only_resnets_have_are_refused_for_others(
     name: str, change: dict[str, object]
 ) -> None:
-    with pytest.raises(UsageError, match=f"need a plain ResNet, not '{name}'"):
+    with pytest.raises(UsageError, match=f"need a plain ResNet.* not '{name}'"):
         build_encoder(replace(EncoderSpec(backbone=name), **change))
+
+
+def test_a_resnet_with_another_norm_is_built_and_refuses_widths_that_its_norm_does_not_divide() -> (
+    None
+):
+    name = "resnet50_gn"
+    with torch.device("meta"):
+        for stem in ("imagenet", "small"):
+            assert (
+                build_encoder(EncoderSpec(backbone=name, stem=stem)).backbone.num_features == 2048
+            )
+        with pytest.raises(UsageError, match=rf"encoder\.width .* not '{name}'"):
+            build_encoder(EncoderSpec(backbone=name, width=0.5))
 
 
 def test_lower_precision_gives_float32_embeddings_and_gradients() -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(replace(TINY, stem="small", head="mlp"), precision=torch.bfloat16)
+    encoder = build_encoder(replace(TINY, stem="small", head="mlp"))
+    encoder.precision = torch.bfloat16
     seen: list[torch.dtype] = []
 
     def see(_layer: nn.Module, _inputs: object, output: Tensor) -> None:

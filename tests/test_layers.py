@@ -14,7 +14,8 @@ LAYERS = [
     {"specs", "dictionaries", "batch_norm", "vision_transformer"},
     {"recipes"},
     {"recipe_files", "small", "contrast", "encoders", "data"},
-    {"build", "checkpoint", "device", "evaluate"},
+    {"cpu_kernels", "checkpoint", "device", "evaluate"},
+    {"build"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data"},
     {"session"},
@@ -35,6 +36,7 @@ WITHOUT_TORCH = [
     "__main__",
     "cli/__init__",
     "cli/main",
+    "cli/parser",
 ]
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}
 YAML_ALLOWED = {"recipe_files"}

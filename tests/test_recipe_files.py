@@ -163,7 +163,14 @@ def test_names_used_elsewhere_are_answered_with_ours(name: str) -> None:
             set_fields(MOCO_V1, [f"{written}=1"])
 
 
-@pytest.mark.parametrize("setting", ["zzzzzzqqq=1", "=1", "encoder=resnet18", "views={}"])
+@pytest.mark.parametrize("setting", ["encoder=resnet18", "views={}"])
+def test_a_name_that_holds_fields_is_answered_with_them(setting: str) -> None:
+    name = setting.partition("=")[0]
+    with pytest.raises(UsageError, match=rf"'{name}' holds fields; set one of {name}\."):
+        set_fields(MOCO_V1, [setting])
+
+
+@pytest.mark.parametrize("setting", ["zzzzzzqqq=1", "=1"])
 def test_a_name_like_no_field_is_refused(setting: str) -> None:
     with pytest.raises(UsageError, match="unknown field"):
         set_fields(MOCO_V1, [setting])

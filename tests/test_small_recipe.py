@@ -80,3 +80,20 @@ def test_no_epochs_are_refused_by_that_name(epochs: int) -> None:
 def test_it_depends_on_the_number_of_images_and_the_kind_of_device_only() -> None:
     assert small_recipe(777, "cpu") == small_recipe(777, "cpu")
     assert small_recipe(777, "cuda")[0] == small_recipe(777, "mps")[0]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "groups"), [(2, 1), (13, 1), (16, 2), (48, 3), (50, 5), (64, 4), (100, 5)]
+)
+def test_the_rest_follows_a_batch_that_was_given(batch_size: int, groups: int) -> None:
+    recipe, choices = small_recipe(100, "cpu", batch_size=batch_size)
+    assert (recipe.batch_size, recipe.batch_norm_groups) == (batch_size, groups)
+    assert recipe.dictionary.size >= batch_size
+    told = {choice.field: choice.reason for choice in choices}
+    assert told["epochs"] == f"{recipe.epochs * (100 // batch_size):,} steps"
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0, 1, 101])
+def test_a_batch_that_cannot_be_is_refused(batch_size: int) -> None:
+    with pytest.raises(UsageError, match="batch_size must be 2 to 100"):
+        small_recipe(100, "cpu", batch_size=batch_size)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from moco.batch_norm import group_batch_norm, has_batch_norm, sync_batch_norm
 from moco.contrast import Contrast, KeySource
+from moco.cpu_kernels import narrow_pointwise_stride, outsized_stride
 from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.distributed import world_size
 from moco.encoders import Encoder, build_encoder, build_predictor, feature_count
 from moco.errors import UsageError
 from moco.lars import LARS
-from moco.recipes import Mechanism, Recipe
-from moco.specs import OptimizerSpec
+from moco.recipes import Recipe
+from moco.specs import Mechanism, OptimizerSpec
 
 CPU = torch.device("cpu")
 KEYS_FROM: dict[Mechanism, KeySource] = {
@@ -38,17 +39,20 @@ def build_contrast(
     Args:
         images: how many there are: a memory bank has a vector for each.
         precision: the type that the encoders compute in, None for float32. Float32 it is too where
-            the CPU would get lower precision wrong: see `outsized_stride`.
+            a CPU would get lower precision wrong: see `cpu_kernels`.
 
     Raises:
         UsageError: The backbone is unknown or does not take the recipe's image size, or the groups
             do not go with the number of processes.
     """
     torch.manual_seed(seed)
-    encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size, precision=precision)
+    encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size)
     check_sizes(encoder, recipe)
-    if device.type == "cpu" and outsized_stride(encoder, recipe.views.image_size):
-        encoder.precision = None
+    on_cpu = device.type == "cpu"
+    if not (on_cpu and outsized_stride(encoder, recipe.views.image_size)):
+        encoder.precision = precision
+    if not (on_cpu and narrow_pointwise_stride(encoder)):
+        encoder.layout = torch.channels_last
     predictor = build_predictor(recipe.encoder, feature_count(encoder.backbone))
     for module in (encoder, predictor):
         if module is not None:
@@ -63,7 +67,7 @@ def build_contrast(
         shuffle_keys=has_batch_norm(encoder) and recipe.shuffles_keys,
         seed=seed,
     )
-    return contrast.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return contrast.to(device, memory_format=encoder.layout)  # type: ignore[call-overload,no-any-return]
 
 
 def share_batch_norm(module: nn.Module, groups: int) -> None:
@@ -85,7 +89,23 @@ def share_batch_norm(module: nn.Module, groups: int) -> None:
 
 
 def build_dictionary(recipe: Recipe, images: int) -> Queue | InBatch | MemoryBank:
-    """Return what the recipe's mechanism compares queries with."""
+    """Return what the recipe's mechanism compares queries with.
+
+    Raises:
+        UsageError: It does not fit into memory.
+    """
+    try:
+        return _build_dictionary(recipe, images)
+    except RuntimeError as error:  # torch's allocator says no
+        rows = images if recipe.mechanism == "memory_bank" else recipe.dictionary.size
+        size = rows * recipe.encoder.dim * 4 / 1e9
+        raise UsageError(
+            f"a dictionary of {rows:,} vectors needs {size:,.0f} GB; "
+            "lower dictionary.size or encoder.dim"
+        ) from error
+
+
+def _build_dictionary(recipe: Recipe, images: int) -> Queue | InBatch | MemoryBank:
     spec, dim = recipe.dictionary, recipe.encoder.dim
     match recipe.mechanism:
         case "queue":
@@ -114,39 +134,12 @@ def check_sizes(encoder: Encoder, recipe: Recipe) -> None:
         try:
             encoder(torch.zeros(1, 3, side, side))
         except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
             raise UsageError(
-                f"{recipe.encoder.backbone} does not take images of views.{field} {side}: {error}"
+                f"{recipe.encoder.backbone} does not take images of views.{field} {side} "
+                f"({reason}); change one of them"
             ) from error
     encoder.train()
-
-
-@torch.no_grad()
-def outsized_stride(encoder: Encoder, side: int) -> str:
-    """Return the name of a convolution whose stride is larger than the map it sees, "" if none.
-
-    On images so small for the network, oneDNN 3.12 (torch 2.14) leaves parts of that layer's
-    bfloat16 weight gradient unwritten on CPUs: whatever lay in memory is there, NaN included.
-    """
-    found: list[str] = []
-    layers = {
-        name: layer for name, layer in encoder.named_modules() if isinstance(layer, nn.Conv2d)
-    }
-
-    def look(name: str, layer: nn.Conv2d, seen: Tensor) -> None:
-        if any(step > length for step, length in zip(layer.stride, seen.shape[2:], strict=True)):
-            found.append(name)
-
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda layer, inputs, name=name: look(name, layer, inputs[0])
-        )
-        for name, layer in layers.items()
-    ]
-    encoder.eval()(torch.zeros(1, 3, side, side))
-    encoder.train()
-    for hook in hooks:
-        hook.remove()
-    return found[0] if found else ""
 
 
 def build_optimizer(spec: OptimizerSpec, contrast: Contrast) -> Optimizer:

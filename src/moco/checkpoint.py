@@ -12,6 +12,7 @@ Nothing else in the package reads or writes pickled files.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -24,13 +25,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moco.errors import CheckpointError, StorageError, UsageError
+from moco.errors import CheckpointError, StorageError
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
 from moco.recipes import Recipe
 
 FORMAT_VERSION = 1
 KEPT = 2
 """How many checkpoints stay: the newest, and one to fall back to."""
+
+
+class NewerFormatError(CheckpointError):
+    """A later release wrote the checkpoint: it is whole, and must not be passed over."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,13 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
         _write_synced(run / ".latest.tmp", name.encode())
         os.replace(run / ".latest.tmp", run / "latest")
         _sync(run)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise StorageError(f"cannot write checkpoint {folder / name}: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(
+            f"cannot write checkpoint {folder / name}: {reason}; make room, then the same command "
+            "goes on from the last one"
+        ) from error
     _rotate(folder, name)
     return folder / name
 
@@ -99,6 +108,8 @@ def load_newest(run: Path, *, named: list[str] | None = None) -> Checkpoint | No
     for folder in folders:
         try:
             checkpoint = load_checkpoint(folder)
+        except NewerFormatError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -106,7 +117,10 @@ def load_newest(run: Path, *, named: list[str] | None = None) -> Checkpoint | No
             named.extend(problems)
         return checkpoint
     if problems:
-        raise CheckpointError(f"no checkpoint of {run} can be used: {problems[0]}")
+        raise CheckpointError(
+            f"no checkpoint of {run} can be used: {problems[0]}; restore it from a copy, or start "
+            "again with --resume never"
+        )
     return None
 
 
@@ -128,9 +142,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         train_state = torch.load(folder / "train_state.pt", map_location="cpu", weights_only=True)
         model = load_file(folder / "model.safetensors")
         return Checkpoint(int(train_state["step"]), model, train_state, identity)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, UsageError) as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    except Exception as error:
+    except Exception as error:  # whatever a file holds, it is the file that is wrong
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
 
 
@@ -147,13 +159,19 @@ def verify(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {folder} has no readable manifest.json") from error
     if version > FORMAT_VERSION:
-        raise CheckpointError(f"checkpoint {folder} has format {version}; update moco to read it")
+        raise NewerFormatError(f"checkpoint {folder} has format {version}; update moco to read it")
     for name in ("model.safetensors", "train_state.pt", "recipe.json"):
         if name not in expected:
             raise CheckpointError(f"checkpoint {folder} lists no {name}")
         path = folder / name
         digest, size = expected[name]
-        if not path.is_file() or path.stat().st_size != size or _sha256(path) != digest:
+        try:
+            intact = path.stat().st_size == size and _sha256(path) == digest
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint file {path} cannot be read: {error.strerror}"
+            ) from error
+        if not intact:
             raise CheckpointError(
                 f"checkpoint file {path} is damaged: it does not match its checksum"
             )
@@ -173,7 +191,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     }
     model = {name: value.detach().contiguous() for name, value in checkpoint.model.items()}
     save_file(model, folder / "model.safetensors")
-    torch.save({**checkpoint.train_state, "step": checkpoint.step}, folder / "train_state.pt")
+    train_state = io.BytesIO()  # torch's own writer hides why a disk refuses
+    torch.save({**checkpoint.train_state, "step": checkpoint.step}, train_state)
+    (folder / "train_state.pt").write_bytes(train_state.getbuffer())
     (folder / "recipe.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     files = {
         path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size}
@@ -223,7 +243,7 @@ def _write_synced(path: Path, content: bytes) -> None:
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot sync a directory
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs no reader
     try:
         os.fsync(handle)
     finally:

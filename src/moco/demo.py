@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from moco.build import build_contrast
+from moco.data.batches import Batches, to_inputs
 from moco.demo_data import DemoData
 from moco.evaluate.compare import Interval, Measure, compare_votes, suitable_measure
 from moco.evaluate.features import Features, extract_features
@@ -17,7 +20,12 @@ from moco.loading import load
 from moco.plan import Plan
 
 NEIGHBOURS = 20
-RIVALS = ("raw pixels", "untrained", "trained")
+STATISTICS_STEPS = 60
+"""Batches after which batch norm's running statistics are those of the images (0.9^60 is 0.2 %)."""
+RIVALS = ("raw pixels", "untrained", "untrained with statistics", "trained")
+"""What the trained encoder, the last of them, is compared with. An untrained network's batch norm
+expects mean 0 and deviation 1, which fit no image; with the statistics of the images it is a
+stronger rival, though its weights are the same."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,12 @@ def rival_features(
     plan: Plan, data: DemoData, note: Callable[[str], None]
 ) -> dict[str, RivalFeatures]:
     """Return the features of raw pixels, the untrained encoder and the trained one."""
-    untrained = build_contrast(plan.recipe, images=len(plan.images), seed=plan.seed).encoder
+    pixels, untrained, with_statistics, trained = RIVALS
     networks: dict[str, nn.Module | None] = {
-        "raw pixels": None,
-        "untrained": untrained.backbone,  # type: ignore[dict-item]
-        "trained": load(plan.run),
+        pixels: None,
+        untrained: untrained_backbone(plan, statistics_steps=0),
+        with_statistics: untrained_backbone(plan, statistics_steps=STATISTICS_STEPS),
+        trained: load(plan.run),
     }
     found = {}
     for name, network in networks.items():
@@ -64,15 +73,43 @@ def rival_features(
     return found
 
 
+@torch.no_grad()
+def untrained_backbone(plan: Plan, *, statistics_steps: int) -> nn.Module:
+    """Return the backbone as it was before training.
+
+    Args:
+        statistics_steps: batches that batch norm's running statistics see first; no weight moves.
+    """
+    encoder = build_contrast(
+        plan.recipe, images=len(plan.images), seed=plan.seed, device=plan.device
+    ).encoder.train()
+    views = plan.recipe.views
+    batches = Batches(plan.images, views, batch_size=plan.recipe.batch_size, seed=plan.seed)
+    for step in range(statistics_steps):
+        view_a, _, _ = to_inputs(batches[step], views, plan.device)
+        encoder(view_a)
+    return cast(nn.Module, encoder.eval().backbone)
+
+
 def compare(
     rivals: dict[str, RivalFeatures], data: DemoData, note: Callable[[str], None]
 ) -> list[Compared]:
-    """Return how the rivals do by nearest neighbours and by a linear probe."""
+    """Return how the rivals do by nearest neighbours and by a linear probe.
+
+    Nothing without labels, or where no image of a class can be read.
+    """
     classes = len(data.classes)
     votes: dict[str, dict[str, Tensor]] = {"knn": {}, "linear": {}}
     first = next(iter(rivals.values()))
+    if data.test is None:
+        return []
     train_labels = data.train_labels[first.train.image_ids]
     test_labels = data.test_labels[first.test.image_ids]
+    for name, labels in (("training", train_labels), ("test", test_labels)):
+        counts = labels.bincount(minlength=classes)
+        if int(counts.min()) == 0:
+            note(f"nothing is compared: no {name} image of {data.classes[int(counts.argmin())]}")
+            return []
     for name, features in rivals.items():
         note(f"kNN and linear probe: {name}")
         votes["knn"][name] = knn_class_scores(
@@ -92,38 +129,29 @@ def compare(
     measure = suitable_measure(test_labels, classes)
     compared = []
     for method, of_rivals in votes.items():
-        scores, leads = compare_votes(measure, of_rivals, test_labels, "trained")
+        scores, leads = compare_votes(measure, of_rivals, test_labels, RIVALS[-1])
         compared.append(Compared(method, measure, scores, leads))
     return compared
 
 
 def verdict(compared: list[Compared]) -> str:
     """Return in words whether the trained encoder is better, and whether the images say so."""
-    words_of = {"knn": "kNN", "linear": "linear probe"}
-    all_leads = [
-        (words_of[row.method], name, lead) for row in compared for name, lead in row.leads.items()
-    ]
-    sure = [f"{name} ({method})" for method, name, lead in all_leads if lead.low > 0]
-    if len(sure) == len(all_leads):
-        return (
-            "The trained encoder is better than raw pixels and than the untrained encoder, in kNN "
-            "and in the linear probe; every interval of the difference lies above 0."
-        )
-    worse = [f"{name} ({method})" for method, name, lead in all_leads if lead.high < 0]
-    unsure = [
-        f"{name} ({method})" for method, name, lead in all_leads if lead.low <= 0 <= lead.high
-    ]
-    words = []
-    if sure:
-        words.append(f"Better than {', '.join(sure)}.")
-    if unsure:
-        words.append(
-            f"Against {', '.join(unsure)} these test images are too few to tell: the interval of "
-            "the difference contains 0."
-        )
-    if worse:
-        words.append(f"Worse than {', '.join(worse)}.")
-    return " ".join(words)
+    sentences = []
+    for row in compared:
+        method = {"knn": "kNN", "linear": "linear probe"}[row.method]
+        better = [name for name, lead in row.leads.items() if lead.low > 0]
+        worse = [name for name, lead in row.leads.items() if lead.high < 0]
+        unsure = [name for name in row.leads if name not in better + worse]
+        parts = [f"better than {_listed(better)}"] if better else []
+        parts += [f"worse than {_listed(worse)}"] if worse else []
+        parts += [f"too close to {_listed(unsure)} for so few test images"] if unsure else []
+        sentences.append(f"In the {method} the trained encoder is {', '.join(parts)}.")
+    return " ".join(sentences).replace("the kNN", "kNN")
+
+
+def _listed(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def flat_figures(compared: list[Compared]) -> dict[str, object]:
@@ -131,20 +159,24 @@ def flat_figures(compared: list[Compared]) -> dict[str, object]:
     figures: dict[str, object] = {}
     for row in compared:
         for name, score in row.scores.items():
-            key = f"{row.method}_{name.replace(' ', '_')}_{row.measure}"
+            key = f"{row.method}_{_key(name)}_{row.measure}"
             figures[key], figures[f"{key}_low"], figures[f"{key}_high"] = (
                 score.value,
                 score.low,
                 score.high,
             )
         for name, lead in row.leads.items():
-            key = f"{row.method}_lead_over_{name.replace(' ', '_')}"
+            key = f"{row.method}_lead_over_{_key(name)}"
             figures[key], figures[f"{key}_low"], figures[f"{key}_high"] = (
                 lead.value,
                 lead.low,
                 lead.high,
             )
     return figures
+
+
+def _key(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
 
 
 def nearest(asked: Tensor, among: Tensor, count: int) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from moco.data.images import FolderImages, Images, SubsetImages
 from moco.errors import DataError
 from moco.evaluate.labelled import LabelledFolder
-from moco.plan import CACHE_BYTES
 
 ELPV_BLOCK = 82
 """Neighbours in the list may come from one module: blocks of this size stay on one side, so that
@@ -28,6 +27,8 @@ defect may fill a corner only, so crops are large."""
 ELPV_CPU_EPOCHS = 36
 """About five minutes on two cores; more learns little more."""
 FEWEST_IN_CLASS = 10
+DEMO_CACHE_BYTES = 1 << 28
+"""For each loading process; the solar cells take 236 MB."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def solar_cells() -> DemoData:
             "'moco-torch[demo]', or name your own folder with --images"
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
-    images = FolderImages(folder / "images", cache_bytes=CACHE_BYTES)
+    images = FolderImages(folder / "images", cache_bytes=DEMO_CACHE_BYTES)
     probability = {}
     for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines():
         path, defect, _kind = line.split()
@@ -95,7 +96,7 @@ def own_folder(folder: Path, seed: int) -> DemoData:
     Raises:
         DataError: The folder is missing or holds no images.
     """
-    images = FolderImages(folder, cache_bytes=CACHE_BYTES)
+    images = FolderImages(folder, cache_bytes=DEMO_CACHE_BYTES)
     try:
         labelled = LabelledFolder(folder)
     except DataError:
@@ -110,17 +111,27 @@ def own_folder(folder: Path, seed: int) -> DemoData:
         return DemoData(
             folder.name, about, images, None, nothing, nothing, nothing.bool(), classes=()
         )
-    draws = torch.from_numpy(np.random.default_rng(seed).random(len(images)))
+    place = _place_in_class(labelled.labels, seed)
     return _split(
         images,
         labelled.labels,
-        is_test=draws >= 0.7,
-        is_validation=draws < 0.14,
+        is_test=place >= 0.7,
+        is_validation=place < 0.14,
         title=folder.name,
-        about=f"{len(images):,} images in {len(labelled.classes)} class folders; 30 % of them, "
+        about=f"{len(images):,} images in {len(labelled.classes)} class folders; 30 % of each, "
         "drawn at random, are for testing, and pre-training never saw those.",
         classes=tuple(labelled.classes),
     )
+
+
+def _place_in_class(labels: Tensor, seed: int) -> Tensor:
+    """Return each image's place in a random order of its own class, from 0 to below 1."""
+    draw = torch.from_numpy(np.random.default_rng(seed).random(len(labels)))
+    place = torch.zeros(len(labels))
+    for label in labels.unique():  # type: ignore[no-untyped-call]
+        members = (labels == label).nonzero().flatten()
+        place[members] = draw[members].argsort().argsort() / len(members)
+    return place
 
 
 def _split(

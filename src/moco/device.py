@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -29,10 +30,13 @@ def pick_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, present in available.items() if present))
-    kind = torch.device(name).type
-    if not available.get(kind, False):
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device must be auto, cpu, cuda or mps, got {name!r}") from error
+    if not available.get(device.type, False):
         raise UsageError(f"device '{name}' is not on this machine; use --device auto")
-    return torch.device(name)
+    return device
 
 
 def device_kind(device: torch.device) -> DeviceKind:
@@ -65,12 +69,42 @@ def _cpu_has_bfloat16() -> bool:
     return "avx512_bf16" in flags.split() or "amx_bf16" in flags.split()
 
 
-def default_workers(device: torch.device) -> int:
-    """Return how many processes should load images for this device."""
+def default_workers(device: torch.device, *, importable: bool = False) -> int:
+    """Return how many processes should load images for this device.
+
+    Args:
+        importable: the program's main module can be imported without running it, as the command's
+            can. Where processes are not forked they import it, so a plain script can have none.
+    """
+    if not (importable or forks()):
+        return 0
     if device.type != "cpu":
         return min(16, max(1, cpu_count() - 1))
-    # where processes are not forked, a script without `if __name__ == "__main__"` cannot have any
-    return min(2, cpu_count() // 2) if multiprocessing.get_start_method() == "fork" else 0
+    return min(2, cpu_count() // 2)
+
+
+def forks() -> bool:
+    """Say whether new processes are forked here, without deciding it for the program."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method is None:  # not decided yet: what Python would do
+        return sys.platform == "linux" and sys.version_info < (3, 14)
+    return method == "fork"
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the type that networks compute in, None for float32; auto takes the fast one.
+
+    Raises:
+        UsageError: Another name than auto, float32 or bfloat16.
+    """
+    match name:
+        case "auto":
+            return fast_precision(device)
+        case "float32":
+            return None
+        case "bfloat16":
+            return torch.bfloat16
+    raise UsageError(f"precision must be auto, float32 or bfloat16, got {name!r}")
 
 
 @contextmanager

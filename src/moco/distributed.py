@@ -45,7 +45,7 @@ def deal_rows(rows: Tensor, order: Tensor) -> Tensor:
         order: [B] a permutation on the CPU, the same in all processes.
     """
     if world_size() == 1:
-        return rows[order.to(rows.device)]
+        return rows[order.to(rows.device, non_blocking=True)]
     return cast(Tensor, _DealRows.apply(rows, order))
 
 

@@ -29,15 +29,22 @@ class Encoder(nn.Module):
         head: [N, D] -> [N, C].
         precision: the type that autocast runs both in; None runs them as they are. The embedding
             comes out in float32 either way, so that the loss and the keys are exact.
+        layout: how pixels lie in memory; channels last is faster where a device has it.
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, precision: torch.dtype | None = None
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        precision: torch.dtype | None = None,
+        layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self.precision = backbone, head, precision
+        self.backbone, self.head = backbone, head
+        self.precision, self.layout = precision, layout
 
     def forward(self, view: Tensor) -> Tensor:
+        view = view.contiguous(memory_format=self.layout)
         if self.precision is None:
             return cast(Tensor, self.head(self.backbone(view)))
         with torch.autocast(view.device.type, self.precision):
@@ -45,9 +52,7 @@ class Encoder(nn.Module):
         return embedding.float()
 
 
-def build_encoder(
-    spec: EncoderSpec, *, image_size: int = 224, precision: torch.dtype | None = None
-) -> Encoder:
+def build_encoder(spec: EncoderSpec, *, image_size: int = 224) -> Encoder:
     """Return a randomly initialised encoder; weights come from torch's global random state.
 
     Args:
@@ -57,7 +62,7 @@ def build_encoder(
         UsageError: timm has no such model, or a setting does not go with the backbone.
     """
     backbone = build_backbone(spec, image_size)
-    return Encoder(backbone, build_head(spec, feature_count(backbone)), precision)
+    return Encoder(backbone, build_head(spec, feature_count(backbone)))
 
 
 def feature_count(backbone: nn.Module) -> int:
@@ -83,9 +88,10 @@ def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
     options = _resnet_options(spec) if reshaped else {}
     try:
         backbone = timm.create_model(spec.backbone, pretrained=False, num_classes=0, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # a width that its kind of norm does not divide, too
         raise UsageError(
-            f"encoder.width and encoder.stage_blocks need a plain ResNet, not '{spec.backbone}'"
+            "encoder.width and encoder.stage_blocks need a plain ResNet with batch norm, not "
+            f"'{spec.backbone}'; leave them at 1 and [], or take another encoder.backbone"
         ) from error
     if isinstance(backbone, ResNet):
         _set_stem(backbone, spec)
@@ -96,7 +102,8 @@ def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
             cast(nn.Conv2d, backbone.conv1).reset_parameters()
     elif reshaped or spec.stem != "imagenet":
         raise UsageError(
-            f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'"
+            f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'; "
+            "leave them at imagenet, 1 and [], or take another encoder.backbone"
         )
     return backbone
 
@@ -116,10 +123,11 @@ def _resnet_options(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def _set_stem(backbone: ResNet, spec: EncoderSpec) -> None:
-    width = cast(int, backbone.bn1.num_features)
+    if spec.stem == "imagenet" and spec.width == 1.0:
+        return  # as timm built it
+    first_norm: Any = backbone.bn1
+    width = getattr(first_norm, "num_features", None) or first_norm.num_channels
     match spec.stem:
-        case "imagenet" if spec.width == 1.0:
-            return  # as timm built it
         case "imagenet":
             stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         case "strided":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
 from moco.checkpoint import Checkpoint, load_checkpoint, load_newest
 from moco.encoders import build_encoder
-from moco.errors import CheckpointError
+from moco.errors import CheckpointError, UsageError
 from moco.recipes import Recipe
 
 Part = Literal["backbone", "encoder"]
@@ -26,13 +28,24 @@ def load(path: str | Path, part: Part = "backbone") -> nn.Module:
     Raises:
         CheckpointError: No checkpoint there, or none that verifies.
     """
-    network, _ = load_with_recipe(path, part)
+    passed_over: list[str] = []
+    network, _ = load_with_recipe(path, part, passed_over=passed_over)
+    for line in passed_over:
+        warnings.warn(f"an older checkpoint is loaded: {line}", stacklevel=2)
     return network
 
 
-def load_with_recipe(path: str | Path, part: Part = "backbone") -> tuple[nn.Module, Recipe]:
-    """Return the network as `load` does, and the recipe it was trained by."""
-    checkpoint = _checkpoint_at(Path(path))
+def load_with_recipe(
+    path: str | Path, part: Part = "backbone", *, passed_over: list[str] | None = None
+) -> tuple[nn.Module, Recipe]:
+    """Return the network as `load` does, and the recipe it was trained by.
+
+    Args:
+        passed_over: receives a line for each newer checkpoint that is damaged.
+    """
+    if part not in get_args(Part):
+        raise UsageError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+    checkpoint = _checkpoint_at(Path(path), passed_over)
     recipe = checkpoint.identity.recipe
     encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size)
     weights = {
@@ -48,10 +61,10 @@ def load_with_recipe(path: str | Path, part: Part = "backbone") -> tuple[nn.Modu
     return network.eval(), recipe
 
 
-def _checkpoint_at(path: Path) -> Checkpoint:
-    if (path / "manifest.json").exists():
+def _checkpoint_at(path: Path, passed_over: list[str] | None) -> Checkpoint:
+    if os.path.exists(path / "manifest.json"):
         return load_checkpoint(path)
-    checkpoint = load_newest(path) if path.is_dir() else None
+    checkpoint = load_newest(path, named=passed_over) if os.path.isdir(path) else None
     if checkpoint is None:
         what = "holds no checkpoint" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {what}; name a run directory or a checkpoint directory")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from moco.checkpoint import Identity, image_fingerprint
-from moco.data.images import FolderImages, Images, UnreadableImageError
-from moco.device import default_workers, device_kind, fast_precision, pick_device
+from moco.data.images import FolderImages, Images, check_readable
+from moco.device import default_workers, device_kind, pick_device, pick_precision
 from moco.errors import DataError, UsageError
 from moco.recipe_files import read_setting, set_fields
 from moco.recipes import RECIPES, Recipe
 from moco.small import Choice, small_recipe
+from moco.specs import EncoderSpec
 
 CACHE_BYTES = 1 << 30
 """Decoded images are kept in memory up to this size, over all loading processes."""
@@ -46,7 +47,7 @@ class Plan:
         return Identity(self.recipe, self.seed, len(names), image_fingerprint(names))
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  one for each option of the command
     images: str | Path | Images,
     *,
     recipe: str | Recipe = "small",
@@ -56,6 +57,7 @@ def make_plan(
     device: str = "auto",
     seed: int = 0,
     workers: int | None = None,
+    precision: str = "auto",
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -68,14 +70,17 @@ def make_plan(
         device: auto, cpu, cuda or mps.
         seed: decides weights, order and views.
         workers: loading processes; None picks by device.
+        precision: auto, float32 or bfloat16: what networks compute in.
 
     Raises:
         UsageError: An unknown recipe, field or device, or values that do not go together.
         DataError: No images, none readable, or fewer than a batch.
     """
+    if isinstance(settings, str):
+        raise UsageError(f"settings must be a list such as ['{settings}'], got text")
     picked = pick_device(device)
-    if seed < 0:
-        raise UsageError(f"seed must be from 0, got {seed}")
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed must be from 0 to 2^63 - 1, got {seed}")
     if workers is None:
         workers = default_workers(picked)
     elif workers < 0:
@@ -103,7 +108,7 @@ def make_plan(
         choices=choices,
         run=where,
         device=picked,
-        precision=fast_precision(picked),
+        precision=pick_precision(precision, picked),
         seed=seed,
         workers=workers,
         steps_per_epoch=len(images) // settled.batch_size,
@@ -127,14 +132,18 @@ def _known_recipe(recipe: str | Recipe) -> tuple[str, Recipe | None]:
 def _small_recipe_for(
     images: int, device: torch.device, settings: Sequence[str], epochs: int | None
 ) -> tuple[Recipe, list[Choice]]:
-    """Return the small recipe for the epochs asked for, without reasons for what the user set."""
+    """Return the small recipe for what was asked for, without reasons for what the user set."""
     given = dict(read_setting(setting) for setting in settings)
     if epochs is not None:
         given["epochs"] = epochs
-    asked = given.get("epochs")
+    asked = {name: given.get(name) for name in ("epochs", "batch_size")}
     recipe, choices = small_recipe(
-        images, device_kind(device), epochs=asked if isinstance(asked, int) else None
+        images,
+        device_kind(device),
+        **{name: value for name, value in asked.items() if isinstance(value, int)},
     )
+    if "encoder.backbone" in given:  # its shape is the user's own, not a small ResNet's
+        recipe = replace(recipe, encoder=EncoderSpec(head=recipe.encoder.head))
     kept = [
         choice
         for choice in choices
@@ -149,12 +158,4 @@ def _check_images(images: Images, recipe: Recipe) -> None:
             f"{len(images)} images are fewer than a batch of {recipe.batch_size}; add images, use "
             "--recipe small, or lower it with --set batch_size=N"
         )
-    reason = ""
-    for image_id in range(len(images)):  # ends at the first good one
-        try:
-            images.read(image_id)
-        except UnreadableImageError as error:
-            reason = reason or f"{images.name(image_id)}: {error}"
-            continue
-        return
-    raise DataError(f"none of the {len(images)} images can be read; {reason}")
+    check_readable(images)

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from moco.build import build_contrast, build_optimizer
 from moco.contrast import Contrast
-from moco.data.batches import Batch, Batches, load_batches
+from moco.data.batches import Batch, Batches, load_batches, to_inputs
 from moco.data.images import Images
-from moco.data.views import normalize
 from moco.device import shared_cpu
 from moco.errors import InterruptedRunError, MocoError
 from moco.evaluate.monitor import knn_monitor
@@ -23,10 +21,11 @@ from moco.progress import Report, SilentReport
 from moco.recipes import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
-from moco.specs import ViewsSpec
 
 READ_EVERY_STEPS = 20
-"""Figures stay on the device and are read together, so that a step waits for nothing."""
+"""Figures stay on the device and are read together, so that a step does not wait for them."""
+TIMED_STEPS, TIMED_SECONDS = 40, 8.0
+"""A forecast is made from so many steps, or so long."""
 
 
 def pretrain(  # noqa: PLR0913  one for each option of the command
@@ -39,6 +38,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     device: str = "auto",
     seed: int = 0,
     workers: int | None = None,
+    precision: str = "auto",
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -57,6 +57,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         device: auto, cpu, cuda or mps.
         seed: decides weights, order and views.
         workers: loading processes; None picks by device.
+        precision: auto, float32 or bfloat16: what networks compute in.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -75,8 +76,11 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         device=device,
         seed=seed,
         workers=workers,
+        precision=precision,
     )
-    monitor = knn_monitor(monitor_train, monitor_test, plan.recipe.views, plan.device)
+    monitor = knn_monitor(
+        monitor_train, monitor_test, plan.recipe.views, plan.device, workers=plan.workers
+    )
     return train(plan, resume=resume, monitor=monitor, report=report)
 
 
@@ -111,11 +115,11 @@ def train(
     optimizer = build_optimizer(plan.recipe.optimizer, contrast)
     directory.begin(identity, checkpoint)
     session = Session(plan, identity, contrast, optimizer, directory, report, monitor)
-    if checkpoint is not None:
-        session.restore(checkpoint)
-        report.note(f"going on from step {checkpoint.step} of {plan.steps}")
-    report.planned(plan, contrast)
     try:
+        if checkpoint is not None:
+            session.restore(checkpoint)
+            report.note(f"going on from step {checkpoint.step} of {plan.steps}")
+        report.planned(plan, contrast)
         with shared_cpu(plan.device, plan.workers):
             run_steps(session, stop)
     except BaseException as error:
@@ -187,10 +191,8 @@ def after_step(session: Session, batch: Batch, stop: Callable[[], int | None]) -
     """
     for name, reason in session.directory.add_skipped(batch.skipped):
         session.report.note(f"skipped {name}: {reason}")
-    watched = session.at_epoch_end() and session.monitor is not None
-    if watched and session.monitor is not None:
-        session.read_figures(session.monitor(session.contrast.encoder))  # type: ignore[arg-type]
-        session.contrast.train()
+    if session.at_epoch_end() and session.monitor is not None:
+        session.watch(session.monitor)
     elif len(session.unread) == READ_EVERY_STEPS or session.at_epoch_end():
         session.read_figures()
     code = stop()
@@ -210,30 +212,30 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def to_inputs(
-    batch: Batch, views: ViewsSpec, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both views [N, 3, H, W] as the network takes them, and the ids, on the device."""
-    view_a, view_b = (
-        normalize(view.to(device, non_blocking=True), views).contiguous(
-            memory_format=torch.channels_last
-        )
-        for view in (batch.view_a, batch.view_b)
+def time_steps(plan: Plan) -> tuple[Contrast, float]:
+    """Take some steps that are thrown away; return the contrast and images per second."""
+    contrast, recipe = build_plan(plan).train(), plan.recipe
+    optimizer = build_optimizer(recipe.optimizer, contrast)
+    batches = Batches(plan.images, recipe.views, batch_size=recipe.batch_size, seed=plan.seed)
+    loader = load_batches(
+        batches,
+        start=0,
+        stop=min(TIMED_STEPS, plan.steps),
+        workers=plan.workers,
+        pin_memory=plan.device.type == "cuda",
     )
-    return view_a, view_b, batch.image_ids.to(device, non_blocking=True)
-
-
-def time_steps(plan: Plan, steps: int = 3) -> tuple[Contrast, float]:
-    """Take a few steps that are thrown away; return the contrast and images per second."""
-    contrast = build_plan(plan).train()
-    views, began = plan.recipe.views, 0.0
-    batches = Batches(plan.images, views, batch_size=plan.recipe.batch_size, seed=plan.seed)
-    for step in range(steps + 1):
-        if step == 1:  # the first one also pays for setting up
-            began = time.monotonic()
-        batch = batches[step % plan.steps_per_epoch]
-        view_a, view_b, image_ids = to_inputs(batch, views, plan.device)
-        loss = contrast(view_a, view_b, image_ids, step).loss
-        loss.backward()
-        loss.item()
-    return contrast, steps * plan.recipe.batch_size / (time.monotonic() - began)
+    steps, began = 0, time.monotonic()
+    with shared_cpu(plan.device, plan.workers):
+        for batch in loader:
+            view_a, view_b, image_ids = to_inputs(batch, recipe.views, plan.device)
+            contrasted = contrast(view_a, view_b, image_ids, batch.step)
+            contrasted.loss.backward()
+            optimizer.step()
+            contrasted.loss.item()  # waits for the device
+            if batch.step == 0 and plan.steps > 1:
+                began = time.monotonic()  # the first one also pays for setting up
+                continue
+            steps += 1
+            if time.monotonic() - began > TIMED_SECONDS:
+                break
+    return contrast, steps * recipe.batch_size / (time.monotonic() - began)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def read_setting(setting: str) -> tuple[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: 2001-99-99 is no date
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"--set {setting}: the value is not readable") from error
+        raise UsageError(
+            f"--set {setting}: the value is not readable; write it as in YAML"
+        ) from error
 
 
 def resolve_field(name: str) -> str:
@@ -70,6 +73,9 @@ def resolve_field(name: str) -> str:
     known = list(field_names(Recipe))
     if name in known:
         return name
+    inner = [full for full in known if full.startswith(f"{name}.")]
+    if inner:
+        raise UsageError(f"'{name}' holds fields; set one of {', '.join(inner)}")
     by_last_part = [full for full in known if full.rpartition(".")[2] == name]
     if len(by_last_part) == 1:
         return by_last_part[0]
@@ -112,8 +118,10 @@ def recipe_difference(old: Recipe, new: Recipe) -> str:
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write the recipe as YAML."""
-    path.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+    """Write the recipe as YAML, whole or not at all."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+    os.replace(aside, path)
 
 
 def read_recipe(path: Path) -> Recipe:

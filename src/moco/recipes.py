@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from moco.schedules import cosine, step_decay, warmup_cosine
-from moco.specs import DictionarySpec, EncoderSpec, OptimizerSpec, ViewsSpec, require
-
-Mechanism = Literal["queue", "in_batch", "end_to_end", "memory_bank"]
+from moco.schedules import cosine
+from moco.specs import (
+    DictionarySpec,
+    EncoderSpec,
+    KeyMomentumSchedule,
+    Mechanism,
+    OptimizerSpec,
+    ViewsSpec,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class Recipe:
     """The temperature at the end, reached on a half cosine, every step; 0: it does not move."""
     key_momentum: float = 0.999
     """m of Eq. 2: share of the old key weights that is kept, 0 to 1."""
-    key_momentum_schedule: Literal["constant", "cosine"] = "constant"
+    key_momentum_schedule: KeyMomentumSchedule = "constant"
     """cosine: from key_momentum to 1 on a half cosine, every step (v3)."""
     symmetric: bool = False
     """Contrast each view with the other's keys and add the two losses."""
@@ -57,8 +62,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(
-            0 < self.temperature < float("inf"),
-            f"temperature must be above 0, got {self.temperature:g}",
+            1e-4 <= self.temperature < float("inf"),
+            f"temperature must be from 0.0001, got {self.temperature:g}",
         )
         require(
             0 <= self.key_momentum <= 1, f"key_momentum must be 0 to 1, got {self.key_momentum:g}"
@@ -126,21 +131,7 @@ class Recipe:
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole run."""
-        optimizer, epoch = self.optimizer, step // steps_per_epoch
-        match optimizer.schedule:
-            case "step":
-                return step_decay(optimizer.learning_rate, epoch, optimizer.milestones)
-            case "cosine":
-                return cosine(optimizer.learning_rate, epoch, self.epochs)
-            case "cosine_from_one":
-                return cosine(optimizer.learning_rate, epoch + 1, self.epochs)
-            case "warmup_cosine":
-                return warmup_cosine(
-                    optimizer.learning_rate,
-                    step / steps_per_epoch,
-                    self.epochs,
-                    optimizer.warmup_epochs,
-                )
+        return self.optimizer.rate(step, steps_per_epoch, self.epochs)
 
     def key_momentum_at(self, step: int, steps_per_epoch: int) -> float:
         """Return m of Eq. 2 for a step counted from 0; v3 raises it to 1 (section 4.1)."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 from moco.checkpoint import Checkpoint, Identity, load_newest
-from moco.errors import StorageError, UsageError
+from moco.errors import CheckpointError, StorageError, UsageError
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
+from moco.recipes import Recipe
 
 State = Literal["running", "done", "failed", "interrupted"]
 RUN_FILES = (
@@ -51,21 +53,53 @@ class RunDirectory:
             UsageError: The directory belongs to something else.
             CheckpointError: It has checkpoints and none can be used.
         """
-        if resume == "never" or not self.path.exists():
+        if resume not in ("auto", "never"):
+            raise UsageError(f"resume must be auto or never, got {resume!r}")
+        self._check_name()
+        if not self.path.exists():
             return None
         if not self.path.is_dir():
             raise UsageError(f"run directory {self.path} is a file; choose another --run")
+        recipe = self._recipe_of_old_run()
+        if resume == "never":
+            return None
         checkpoint = load_newest(self.path, named=self.damaged)
         if checkpoint is not None:
             self._check_identity(checkpoint.identity, identity)
-        elif (self.path / "recipe.yaml").exists():
-            difference = recipe_difference(read_recipe(self.path / "recipe.yaml"), identity.recipe)
-            self._refuse_difference(difference)
-        elif any(self.path.iterdir()):
+        elif recipe is not None:
+            self._refuse_difference(recipe_difference(recipe, identity.recipe))
+        return checkpoint
+
+    def _check_name(self) -> None:
+        try:
+            str(self.path).encode()
+            is_name = "\0" not in str(self.path)
+        except UnicodeEncodeError:
+            is_name = False
+        if not is_name:
+            raise UsageError(f"run directory {str(self.path)!r} is no name; choose another --run")
+
+    def _recipe_of_old_run(self) -> Recipe | None:
+        """Return the recipe of the run that is there, None when only its checkpoints tell.
+
+        Raises:
+            UsageError: There are files, and they are not a run's.
+        """
+        if any((self.path / "checkpoints").glob("step_*")):
+            return None
+        try:
+            if (self.path / "recipe.yaml").exists():
+                return read_recipe(self.path / "recipe.yaml")
+            is_empty = all(
+                name in RUN_FILES or name.endswith(".tmp") for name in os.listdir(self.path)
+            )
+        except CheckpointError:
+            is_empty = False
+        if not is_empty:
             raise UsageError(
                 f"run directory {self.path} holds files of something else; choose another --run"
             )
-        return checkpoint
+        return None
 
     def _check_identity(self, old: Identity, new: Identity) -> None:
         self._refuse_difference(recipe_difference(old.recipe, new.recipe))
@@ -89,6 +123,7 @@ class RunDirectory:
         Raises:
             StorageError: It cannot be written.
         """
+        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if checkpoint is None:
@@ -97,6 +132,8 @@ class RunDirectory:
             self._keep_metrics_below(checkpoint.step if checkpoint else 0)
             self._read_skipped()
         except OSError as error:
+            if is_new:
+                shutil.rmtree(self.path, ignore_errors=True)
             raise StorageError(
                 f"cannot write run directory {self.path}: {error.strerror or error}; "
                 "choose another --run"
@@ -108,7 +145,7 @@ class RunDirectory:
 
     def add_skipped(self, files: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Record files that could not be read; return those not known before."""
-        new = [(name, reason) for name, reason in files if name not in self.skipped]
+        new = [(name, reason) for name, reason in dict(files).items() if name not in self.skipped]
         self.skipped.update(new)
         if new:
             self._append(
@@ -135,7 +172,7 @@ class RunDirectory:
             aside.write_text(json.dumps(status, indent=1), encoding="utf-8")
             os.replace(aside, self.path / "status.json")
         except OSError as error:
-            raise StorageError(f"cannot write {self.path / 'status.json'}: {error}") from error
+            raise self._not_written("status.json", error) from error
 
     def mark_done(self, steps: int) -> None:
         """Say so in status.json, where a kill came between the last checkpoint and its status."""
@@ -153,12 +190,18 @@ class RunDirectory:
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         except OSError as error:
-            raise StorageError(f"cannot write {self.path / name}: {error}") from error
+            raise self._not_written(name, error) from error
+
+    def _not_written(self, name: str, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot write {self.path / name}: {error.strerror or error}; make room, then the same "
+            "command goes on from the last checkpoint"
+        )
 
     def _put_old_run_aside(self) -> None:
         old = [self.path / name for name in RUN_FILES if (self.path / name).exists()]
-        if not (self.path / "checkpoints").exists():
-            return
+        if not any((self.path / "checkpoints").glob("step_*")):
+            return  # nothing was kept that a new start could lose
         number = 1
         while (self.path / f"replaced-{number}").exists():
             number += 1
@@ -170,23 +213,26 @@ class RunDirectory:
     def _keep_metrics_below(self, step: int) -> None:
         """Drop the lines of steps that the run will take again, and a line cut short by a kill."""
         path = self.path / "metrics.jsonl"
-        kept = [line for line in read_lines(path) if line["step"] < step] if path.exists() else []
+        kept = [line for line in read_lines(path) if line.get("step", step) < step]
         aside = self.path / ".metrics.tmp"
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(aside, path)
 
     def _read_skipped(self) -> None:
-        path = self.path / "skipped.jsonl"
-        if path.exists():
-            self.skipped = {str(line["file"]): str(line["reason"]) for line in read_lines(path)}
+        lines = read_lines(self.path / "skipped.jsonl")
+        self.skipped = {str(line.get("file")): str(line.get("reason")) for line in lines}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a .jsonl file; a last line that a kill cut short is left out."""
+    """Return the rows of a .jsonl file, none without one; a line that a kill cut is left out."""
+    if not path.exists():
+        return []
     rows = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(text))
+            row = json.loads(text)
         except ValueError:
             continue
+        if isinstance(row, dict):
+            rows.append(row)
     return rows

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from moco.checkpoint import Checkpoint, Identity, save_checkpoint
 from moco.contrast import Contrast
 from moco.encoders import Encoder
-from moco.errors import DivergedError
+from moco.errors import DataError, DivergedError
 from moco.plan import Plan
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
@@ -57,6 +57,7 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint; the figures up to it are read first, so a bad loss is never kept."""
         self.read_figures()
+        self.check_weights()
         began = time.monotonic()
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
@@ -68,8 +69,21 @@ class Session:
             self.plan.run,
             Checkpoint(self.step, self.contrast.state_dict(), state, self.identity),
         )
-        self.saved_at = time.monotonic()
+        self.saved_at = self.read_at = time.monotonic()
         self.save_seconds = self.saved_at - began
+
+    def check_weights(self) -> None:
+        """Refuse weights that a last bad gradient broke: their loss would only show it next step.
+
+        Raises:
+            DivergedError: A weight is not a finite number.
+        """
+        finite = [weight.isfinite().all() for weight in self.contrast.parameters()]
+        if not torch.stack(finite).all():
+            raise DivergedError(
+                f"weights are not finite after step {self.step - 1}; lower "
+                "optimizer.learning_rate; checkpoints before it are kept"
+            )
 
     def is_save_due(self) -> bool:
         """Say whether this step's state is worth writing now."""
@@ -121,6 +135,17 @@ class Session:
         self.directory.append_metrics(rows)
         self.status("running")
         self.report.stepped(rows[-1], self.plan)
+
+    def watch(self, monitor: Monitor) -> None:
+        """Score the encoder as it is; training goes on if the monitor's images cannot be used."""
+        began, scores = time.monotonic(), {}
+        try:
+            scores = dict(monitor(self.contrast.encoder))  # type: ignore[arg-type]
+        except DataError as error:
+            self.report.note(f"not monitored: {error}")
+        self.contrast.train()
+        self.read_at += time.monotonic() - began  # training's rate is without it
+        self.read_figures(scores)
 
     def status(self, state: State, code: int = 0, reason: str = "") -> None:
         """Say in status.json how the run stands."""

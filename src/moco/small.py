@@ -30,7 +30,7 @@ class Choice:
 
 
 def small_recipe(
-    images: int, device: DeviceKind, *, epochs: int | None = None
+    images: int, device: DeviceKind, *, epochs: int | None = None, batch_size: int | None = None
 ) -> tuple[Recipe, list[Choice]]:
     """Return a recipe for `images` images on `device`, and the reason of each derived setting.
 
@@ -38,6 +38,7 @@ def small_recipe(
         images: how many there are.
         device: what kind of device trains.
         epochs: passes over the images, in place of the derived number.
+        batch_size: images a step, in place of the derived number; the rest follows it.
 
     Raises:
         DataError: Fewer than 16 images: nothing to contrast with.
@@ -51,8 +52,13 @@ def small_recipe(
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs must be at least 1, got {epochs}")
     on_cpu = device == "cpu"
-    batch_size = min(64 if on_cpu else 256, _power_of_two_up_to(images // 2))
-    groups = max(2, batch_size // GROUP_IMAGES)
+    if batch_size is None:
+        batch_size = min(64 if on_cpu else 256, _power_of_two_up_to(images // 2))
+    elif not 2 <= batch_size <= images:
+        raise UsageError(
+            f"batch_size must be 2 to {images}, the number of images; got {batch_size}"
+        )
+    groups = _groups(batch_size)
     queue = max(batch_size, min(65536, _power_of_two_up_to(images // 4)))
     steps_per_epoch = images // batch_size
     target_steps = 2500 if on_cpu else 20000
@@ -95,6 +101,15 @@ def small_recipe(
         batch_size=batch_size,
     )
     return recipe, _reasons(recipe, images, device, epochs * steps_per_epoch)
+
+
+def _groups(batch_size: int) -> int:
+    """Return how many groups of about 16 images, 2 at the least, the batch splits into; 1 if none.
+
+    At least two where it can be, as one group hides no leak.
+    """
+    fitting = [count for count in range(2, batch_size // 2 + 1) if batch_size % count == 0]
+    return min(fitting, key=lambda count: abs(batch_size / count - GROUP_IMAGES), default=1)
 
 
 def _key_momentum(steps: int) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.errors import UsageError
+from moco.schedules import cosine, step_decay, warmup_cosine
 
 Stem = Literal["imagenet", "strided", "small"]
 Operation = Literal[
@@ -21,6 +22,8 @@ Operation = Literal[
     "vertical_flip",
     "quarter_turns",
 ]
+Mechanism = Literal["queue", "in_batch", "end_to_end", "memory_bank"]
+KeyMomentumSchedule = Literal["constant", "cosine"]
 Schedule = Literal["step", "cosine", "cosine_from_one", "warmup_cosine"]
 
 
@@ -56,12 +59,14 @@ class EncoderSpec:
     """Leave the patch projection of a MoCo v3 ViT as it was drawn (section 4.2)."""
 
     def __post_init__(self) -> None:
-        require(self.dim >= 1, f"encoder.dim must be at least 1, got {self.dim}")
+        require(
+            1 <= self.dim <= 65536, f"encoder.dim must be at least 1, at most 65536, got {self.dim}"
+        )
         require(
             self.head_layers >= 2, f"encoder.head_layers must be from 2, got {self.head_layers}"
         )
         require(self.head_width >= 0, f"encoder.head_width must be from 0, got {self.head_width}")
-        require(self.width > 0, f"encoder.width must be above 0, got {self.width:g}")
+        require(1 / 64 <= self.width <= 64, f"encoder.width must be 1/64 to 64, got {self.width:g}")
         blocks = self.stage_blocks
         require(
             len(blocks) in (0, 4) and all(count >= 1 for count in blocks),
@@ -128,7 +133,9 @@ class ViewsSpec:
     def __post_init__(self) -> None:
         for name in ("image_size", "evaluation_size"):
             side = getattr(self, name)
-            require(side >= 8, f"views.{name} must be at least 8, got {side}")
+            require(
+                8 <= side <= 4096, f"views.{name} must be at least 8 and at most 4096, got {side}"
+            )
         require(
             self.order.count("crop") == 1 and len(set(self.order)) == len(self.order),
             f"views.order must name crop, and nothing twice, got {list(self.order)}",
@@ -148,13 +155,13 @@ class ViewsSpec:
             )
         *strengths, hue = self.jitter
         require(
-            min(strengths) >= 0 and 0 <= hue <= 0.5,
-            "views.jitter must be three strengths from 0 and a hue of 0 to 0.5, got "
+            min(strengths) >= 0 and max(strengths) <= 100 and 0 <= hue <= 0.5,
+            "views.jitter must be three strengths of 0 to 100 and a hue of 0 to 0.5, got "
             f"{list(self.jitter)}",
         )
         low, high = self.blur_radius
         require(0 < low <= high, f"views.blur_radius must rise from above 0, got {low:g}, {high:g}")
-        require(min(self.std) > 0, f"views.std must be above 0, got {list(self.std)}")
+        require(min(self.std) >= 1e-4, f"views.std must be from 0.0001, got {list(self.std)}")
         require(
             self.evaluation_resize >= self.evaluation_size,
             f"views.evaluation_resize {self.evaluation_resize} is below views.evaluation_size "
@@ -201,6 +208,20 @@ class OptimizerSpec:
             self.warmup_epochs >= 0,
             f"optimizer.warmup_epochs must be from 0, got {self.warmup_epochs:g}",
         )
+
+    def rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        """Return the learning rate of a step, counted from 0, in a run of so many epochs."""
+        epoch = step // steps_per_epoch
+        match self.schedule:
+            case "step":
+                return step_decay(self.learning_rate, epoch, self.milestones)
+            case "cosine":
+                return cosine(self.learning_rate, epoch, epochs)
+            case "cosine_from_one":
+                return cosine(self.learning_rate, epoch + 1, epochs)
+            case "warmup_cosine":
+                done = step / steps_per_epoch
+                return warmup_cosine(self.learning_rate, done, epochs, self.warmup_epochs)
 
 
 def require(holds: bool, message: str) -> None:  # noqa: FBT001

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +94,11 @@ def test_fewer_images_than_a_batch(
         (["backbone=resnet19"], "timm has no model 'resnet19'"),
         (["views.order=[gray]"], "views.order"),
         (["temperature"], "field=value"),
+        (["encoder=resnet50"], "'encoder' holds fields"),
+        (["encoder.width=0.001"], "encoder.width must be 1/64 to 64"),
+        (["dictionary.size=1000000000000"], "lower dictionary.size"),
+        (["views.jitter=[1e300, 0, 0, 0]"], "views.jitter must be"),
+        (["views.image_size=1000000"], "at most 4096"),
     ],
 )
 def test_settings_that_make_no_sense(
@@ -110,12 +117,14 @@ def test_settings_that_make_no_sense(
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--epochs", "-3"], "epochs must be at least 1, got -3"),
         (["--epochs", "many"], "--epochs"),
-        (["--seed", "-1"], "seed must be from 0, got -1"),
+        (["--seed", "-1"], "seed must be from 0 to 2^63 - 1, got -1"),
         (["--workers", "-1"], "workers must be from 0, got -1"),
         (["--monitor-train", "{classes}/train"], "--monitor-test"),
         (["--monitor-test", "{classes}/test"], "--monitor-train"),
         (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
         (["--learning-rate", "3"], "unknown option --learning-rate"),
+        (["--neighbours", "3"], "unknown option --neighbours"),
+        (["--run", ""], "the path is empty"),
         (["--device", "tpu"], "tpu"),
         (["--resume", "maybe"], "maybe"),
         (["more", "words"], "unrecognized arguments: more words"),
@@ -153,6 +162,9 @@ def test_a_wrong_choice_is_answered_with_the_choices(
     [
         (["pretrian", "photos"], "unknown command 'pretrian'; did you mean pretrain?"),
         (["zzz"], "unknown command 'zzz'; choose"),
+        (["it's"], "unknown command"),
+        (["pretrain", ""], "the path is empty"),
+        (["demo", "--resum", "never"], "did you mean --resume?"),
         (["evaluate", "knnn"], "unknown command 'knnn'; did you mean knn?"),
         (["evaluate"], "KIND"),
         (["pretrain"], "IMAGES"),
@@ -260,6 +272,42 @@ def test_a_broken_image_whose_name_is_no_text_does_not_stop_the_run(
     assert all(".jpg: " in line for line in told)
 
 
+@pytest.mark.parametrize("option", ["--run", "--json"])
+def test_a_name_that_no_file_system_takes(
+    option: str, fails: Fails, tiny: list[str], photos: Path, tmp_path: Path
+) -> None:
+    words = [*tiny, "--run", tmp_path / "run", option, tmp_path / ("x" * 300)]
+    assert "File name too long" in fails(5, "pretrain", photos, *words)
+
+
+def test_a_monitor_without_a_readable_image_is_refused_before_training(
+    fails: Fails, tiny: list[str], photos: Path, tmp_path: Path
+) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        (tmp_path / "labelled" / name / "1.png").write_text("404 not found")
+    where = ["--monitor-train", tmp_path / "labelled", "--monitor-test", tmp_path / "labelled"]
+    line = fails(3, "pretrain", photos, *tiny, "--run", tmp_path / "run", *where)
+    assert "none of the 2 images can be read" in line
+
+
+def test_a_reader_that_went_away_ends_no_run(tiny: list[str], photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "moco", "pretrain", str(photos), *tiny]
+    with subprocess.Popen(
+        [*command, "--run", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()  # as `| head -1` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+
+
 def test_json_into_a_folder_that_is_missing(
     fails: Fails, tiny: list[str], photos: Path, class_folders: Path, tmp_path: Path
 ) -> None:
@@ -290,7 +338,9 @@ def test_evaluating_on_folders_that_do_not_go_together(
     assert "does not exist" in told(class_folders / "none", photos)
 
 
-@pytest.mark.parametrize("words", [["--neighbours", "0"], ["--temperature", "0"]])
+@pytest.mark.parametrize(
+    "words", [["--neighbours", "0"], ["--temperature", "0"], ["--workers", "-1"]]
+)
 def test_evaluating_with_numbers_that_make_no_sense(
     words: list[str], fails: Fails, class_folders: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moco.cli.demo import run_directory
 from moco.cli.main import main
+from moco.demo_data import own_folder
 
 
 def write_images(folder: Path, count: int, brightest: int) -> None:
@@ -32,7 +34,7 @@ def test_class_folders_are_compared(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert str(run / "report.html") in shown
     figures = json.loads(figures_file.read_text())
     for method in ("knn", "linear"):
-        for rival in ("raw_pixels", "untrained", "trained"):
+        for rival in ("raw_pixels", "untrained", "untrained_with_statistics", "trained"):
             key = f"{method}_{rival}_roc_auc"
             assert 0 <= figures[f"{key}_low"] <= figures[key] <= figures[f"{key}_high"] <= 1
     assert figures["knn_raw_pixels_roc_auc"] > 0.99  # light against dark
@@ -68,3 +70,32 @@ def test_without_the_package_the_remedy_is_named(
     assert main(["demo", "--run", str(tmp_path / "run")]) == 3
     assert "--images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_class_is_on_both_sides_of_the_split(seed: int, tmp_path: Path) -> None:
+    write_images(tmp_path / "many", 40, 100)
+    write_images(tmp_path / "few", 10, 250)
+    data = own_folder(tmp_path, seed)
+    assert data.train_labels.bincount().tolist() == [7, 28]
+    assert data.test_labels.bincount().tolist() == [3, 12]
+    assert data.train_labels[data.validation].bincount(minlength=2).min() > 0
+
+
+def test_a_class_of_which_no_image_can_be_read_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "images" / "good", 40, 100)
+    (tmp_path / "images" / "bad").mkdir()
+    for number in range(12):
+        (tmp_path / "images" / "bad" / f"{number}.png").write_text("404 not found")
+    options = ["--run", str(tmp_path / "run"), "--epochs", "1", "--device", "cpu"]
+    assert main(["demo", "--images", str(tmp_path / "images"), *options]) == 0
+    assert "nothing is compared: no training image of bad" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_each_folder_and_seed_has_a_run_of_its_own(tmp_path: Path) -> None:
+    assert run_directory(None, 0) == Path("runs/demo")
+    assert run_directory(None, 3) == Path("runs/demo-3")
+    assert run_directory(tmp_path / "cells", 0) == Path("runs/demo-cells")

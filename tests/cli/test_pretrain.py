@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from moco.checkpoint import load_newest
 from moco.cli.main import main
 from moco.data.images import SequenceImages
 from moco.encoders import Encoder
-from moco.errors import CheckpointError, MocoError
+from moco.errors import CheckpointError, MocoError, UsageError
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import make_plan
 from moco.recipe_files import read_recipe, set_fields
@@ -113,7 +114,7 @@ def test_a_monitor_scores_each_epoch(
     assert main(["pretrain", *words]) == 0
     scored = [row for row in rows_of(run) if "knn_top1" in row]
     assert [row["step"] for row in scored] == [3, 7]
-    assert all(list(row) == [*KEYS, "knn_top1", "knn_roc_auc"] for row in scored)
+    assert all(list(row) == [*KEYS, "knn_top1", "knn_roc_auc", "knn_head_top1"] for row in scored)
     assert all(0 <= row["knn_top1"] <= 1 and 0 <= row["knn_roc_auc"] <= 1 for row in scored)
     assert "kNN top-1" in capsys.readouterr().out
 
@@ -223,6 +224,14 @@ def test_a_derived_setting_is_not_told_of_what_the_user_set_instead(photos: Path
     assert not [choice for choice in plan.choices if "resnet18" in str(choice.value)]
 
 
+def test_a_backbone_of_the_users_own_keeps_its_shape(photos: Path) -> None:
+    plan = make_plan(photos, device="cpu", settings=["backbone=resnet50"], workers=0)
+    encoder = plan.recipe.encoder
+    assert (encoder.backbone, encoder.width, encoder.stage_blocks) == ("resnet50", 1.0, ())
+    assert (encoder.stem, encoder.head) == ("imagenet", "mlp")
+    assert not [choice for choice in plan.choices if choice.field == "encoder"]
+
+
 def test_epochs_by_set_and_by_option_are_the_same(photos: Path) -> None:
     option = make_plan(photos, device="cpu", epochs=5, workers=0)
     setting = make_plan(photos, device="cpu", settings=["epochs=5"], workers=0)
@@ -307,6 +316,41 @@ def test_load_of_the_older_checkpoint_is_another_network(trained: tuple[Path, En
     old, new = (moco.load(folder) for folder in sorted((run / "checkpoints").iterdir()))
     weights = [next(network.parameters()) for network in (old, new)]
     assert not torch.equal(*weights)
+
+
+def test_load_says_when_the_newest_checkpoint_is_passed_over(
+    trained: tuple[Path, Encoder], tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    newest = run / "checkpoints" / (run / "latest").read_text() / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"an older checkpoint is loaded: .*model\.safetensors"):
+        moco.load(run)
+
+
+def test_load_of_a_part_that_there_is_not(trained: tuple[Path, Encoder]) -> None:
+    with pytest.raises(UsageError, match="part must be one of backbone, encoder, got 'neck'"):
+        moco.load(trained[0], part="neck")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"settings": "epochs=3"}, r"settings must be a list such as \['epochs=3'\]"),
+        ({"device": "tpu9"}, "device must be auto, cpu, cuda or mps, got 'tpu9'"),
+        ({"precision": "half"}, "precision must be auto, float32 or bfloat16, got 'half'"),
+        ({"resume": "maybe"}, "resume must be auto or never, got 'maybe'"),
+        ({"seed": 1 << 64}, "seed must be from 0"),
+        ({"run": "a\0b"}, "choose another --run"),
+    ],
+)
+def test_arguments_of_pretrain_that_make_no_sense(
+    options: dict[str, Any], told: str, photos: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    given = {"settings": tiny_settings, "device": "cpu", "run": tmp_path / "run", **options}
+    with pytest.raises(UsageError, match=told):
+        moco.pretrain(photos, epochs=1, **given)
+    assert not (tmp_path / "run").exists()
 
 
 def test_load_of_what_is_no_run_is_refused(tmp_path: Path) -> None:

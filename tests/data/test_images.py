@@ -334,3 +334,29 @@ def test_a_sequence_of_pillow_images_serves_too() -> None:
 def test_grey_or_rgb_keeps_what_is_so_already() -> None:
     np.testing.assert_array_equal(pixels(to_grey_or_rgb(Image.fromarray(GREY))), GREY)
     np.testing.assert_array_equal(pixels(to_grey_or_rgb(PICTURE)), COLOUR)
+
+
+def test_linked_folders_are_walked_and_each_folder_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "cats/1.png", "dogs/2.png")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("cats", "dogs"):
+        (folder / name).symlink_to(tmp_path / "elsewhere" / name, target_is_directory=True)
+    (folder / "zebras").symlink_to(tmp_path / "elsewhere" / "dogs", target_is_directory=True)
+    assert find_images(folder) == ["cats/1.png", "dogs/2.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png")
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if os.path.basename(path) == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"folder .*b cannot be read \(Permission denied\)"):
+        find_images(tmp_path)

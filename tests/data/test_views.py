@@ -17,6 +17,7 @@ from moco.data.views import (
     build_evaluation_view,
     build_operation,
     build_view,
+    cut_far_ends,
     normalize,
     to_pixels,
 )
@@ -284,10 +285,27 @@ def test_the_evaluation_view_is_resize_and_centre_crop() -> None:
         assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("size", [(200_000, 2), (3, 100_000), (1, 1_000_000)])
+def test_evaluation_of_a_thin_image_looks_at_its_middle_and_needs_little_memory(
+    size: tuple[int, int],
+) -> None:
+    image = Image.new("L", size)
+    middle = tuple(side // 2 for side in size)
+    image.putpixel(middle, 255)
+    seen = build_evaluation_view(MOCO_V2.views)(image)
+    assert seen.size == (224, 224)
+    assert np.asarray(seen).max() > 100
+
+
+def test_ordinary_images_keep_their_ends() -> None:
+    image = Image.new("L", (320, 20))
+    assert cut_far_ends(image) is image
+
+
 def test_recipes_evaluate_as_published() -> None:
     imagenet: Any = build_evaluation_view(MOCO_V2.views)
     cifar: Any = build_evaluation_view(CIFAR10_RESNET18.views)
-    assert [step.size for step in imagenet.transforms] == [256, (224, 224)]
+    assert [step.size for step in imagenet.transforms[1:]] == [256, (224, 224)]
     image = COLOUR.resize((32, 32))
     assert cifar(image).tobytes() == image.tobytes()  # CIFAR's images are seen as they are
 

@@ -168,7 +168,7 @@ def test_the_monitor_scores_the_backbone_and_needs_both_folders(
     assert monitor is not None
     before = state_of(encoder)
     scores = monitor(encoder)
-    assert set(scores) == {"knn_top1", "knn_roc_auc"}
+    assert set(scores) == {"knn_top1", "knn_roc_auc", "knn_head_top1"}
     assert all(0 <= value <= 1 for value in scores.values())
     assert scores["knn_top1"] > 0.7  # even random features tell red from blue
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())

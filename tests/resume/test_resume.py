@@ -25,6 +25,7 @@ from moco.data.batches import Batch
 from moco.data.images import FolderImages
 from moco.errors import (
     CheckpointError,
+    DataError,
     DivergedError,
     InterruptedRunError,
     StorageError,
@@ -333,6 +334,82 @@ def test_a_directory_of_something_else_is_refused(
     assert content_of(tmp_path) == {"thesis.tex": b"all my work"}
 
 
+def test_resume_never_takes_no_directory_of_something_else(
+    photos: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    for name, text in (("recipe.yaml", "mine: 1"), ("notes.txt", "all my work")):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(UsageError, match="something else"):
+            train(plan_of(photos, recipe, folder), resume="never")
+        assert content_of(folder) == {name: text.encode()}
+
+
+def test_a_directory_that_cannot_be_begun_is_not_left_behind(
+    photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("moco.run_directory.write_recipe", full)
+    with pytest.raises(StorageError, match="No space left"):
+        train(plan_of(photos, recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("line", ["5", "[]", "{}", "null", "cut"])
+def test_a_line_of_the_metrics_that_is_no_row_is_dropped(
+    line: str, unbroken: Path, photos: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(plan_of(photos, recipe, run), monitor=drawing_monitor, stop=StopAfter(6))
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    train(plan_of(photos, recipe, run), monitor=drawing_monitor)
+    assert_equal_runs(run, unbroken)
+
+
+def test_weights_that_a_last_step_broke_are_not_saved(
+    photos: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    sessions: list[Session] = []
+    build = pretrain_module.build_contrast
+
+    def keep(*arguments: Any, **options: Any) -> Any:
+        sessions.append(build(*arguments, **options))
+        return sessions[-1]
+
+    def break_weights() -> int:
+        with torch.no_grad():
+            sessions[-1].encoder.head[0].weight[0, 0] = math.nan  # type: ignore[attr-defined]
+        return 75
+
+    pretrain_module.build_contrast = keep
+    try:
+        with pytest.raises(DivergedError, match="weights are not finite after step 0"):
+            train(plan_of(photos, recipe, tmp_path / "run"), stop=break_weights)
+    finally:
+        pretrain_module.build_contrast = build
+    assert load_newest(tmp_path / "run") is None
+
+
+def test_a_monitor_whose_images_went_away_does_not_end_the_run(
+    unbroken: Path, photos: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    def gone(_: object) -> Mapping[str, float]:
+        torch.rand(())
+        raise DataError("none of the 4 images can be read")
+
+    notes = Notes()
+    run = train(plan_of(photos, recipe, tmp_path / "run"), monitor=gone, report=notes)
+    assert len([line for line in notes.lines if line.startswith("not monitored: none")]) == 3
+    assert [json.loads(row)["loss"] for row in metrics_of(run)] == [
+        json.loads(row)["loss"] for row in metrics_of(unbroken)
+    ]
+
+
 def test_resume_never_puts_the_earlier_run_aside_whole(
     unbroken: Path, photos: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -459,9 +536,10 @@ def long_run(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def start_until_saved(command: list[str], run: Path) -> subprocess.Popen[str]:
-    """Start the command in a process of its own and return when its first checkpoint is there."""
+    """Start the command in a process group of its own; return when it has a checkpoint."""
     process = subprocess.Popen(
         [sys.executable, "-m", "moco", *command, "--run", str(run)],
+        start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -488,18 +566,32 @@ def test_a_killed_process_goes_on_to_the_same_end(
     assert_equal_runs(run, long_run, LONG)
 
 
-def test_a_terminated_process_saves_first_and_goes_on_to_the_same_end(
-    command: list[str], long_run: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGTERM, 75, "0"),
+        (signal.SIGTERM, 75, "2"),
+        (signal.SIGUSR1, 75, "2"),
+        (signal.SIGINT, 130, "2"),
+    ],
+)
+def test_a_signal_to_the_whole_group_saves_first_and_the_run_goes_on_to_the_same_end(
+    number: signal.Signals,
+    code: int,
+    workers: str,
+    command: list[str],
+    long_run: Path,
+    tmp_path: Path,
 ) -> None:
-    run = tmp_path / "run"
+    command, run = [*command, "--workers", workers], tmp_path / "run"
     process = start_until_saved(command, run)
-    process.terminate()
+    os.killpg(process.pid, number)  # as a terminal, `timeout` and batch systems do
     _, errors = process.communicate()
-    assert process.returncode == 75
+    assert process.returncode == code, errors
     (line,) = errors.splitlines()
     assert line.startswith("moco: ")
     status = status_of(run)
-    assert (status["state"], status["code"]) == ("interrupted", 75)
+    assert (status["state"], status["code"]) == ("interrupted", code)
     checkpoint = load_newest(run)
     assert checkpoint is not None
     assert checkpoint.step == status["step"] < LONG

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.signals import StopSignals
-from moco.cli.terminal import TerminalReport, duration, print_table
+from moco.cli.terminal import TerminalReport, duration, print_table, say
 from moco.demo import RIVALS, Compared, compare, flat_figures, rival_features, verdict
 from moco.demo_data import own_folder, solar_cells
 from moco.device import pick_device
@@ -33,16 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
         data.train,
         settings=data.settings,
         epochs=epochs,
-        run=arguments.run,
+        run=arguments.run or run_directory(arguments.images, arguments.seed),
         device=arguments.device,
         seed=arguments.seed,
     )
     report = TerminalReport()
     report.note(f"{data.title}: {data.about}")
     with StopSignals() as signals:
-        train(plan, report=report, stop=signals.asked)
+        train(plan, resume=arguments.resume, report=report, stop=signals.asked)
     rivals = rival_features(plan, data, report.note)
-    compared = compare(rivals, data, report.note) if len(data.test_labels) else []
+    compared = compare(rivals, data, report.note)
     page = plan.run / "report.html"
     rows = read_lines(plan.run / "metrics.jsonl")
     try:
@@ -52,12 +53,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise StorageError(f"cannot write {page}: {error}") from error
     print_comparison(compared)
     seconds = time.monotonic() - began
-    print(f"done in {duration(seconds)}; the report is {page.resolve()}")
+    say(f"done in {duration(seconds)}; the report is {page.resolve()}")
     write_json(
         arguments.json,
         {**flat_figures(compared), "seconds": round(seconds, 1), "report": str(page)},
     )
     return 0
+
+
+def run_directory(images: Path | None, seed: int) -> Path:
+    """Return where a demo is kept: apart for each folder and seed."""
+    parts = ["demo", *([images.resolve().name] if images else []), *([str(seed)] if seed else [])]
+    return Path("runs") / "-".join(parts)
 
 
 def print_comparison(compared: list[Compared]) -> None:
@@ -72,4 +79,4 @@ def print_comparison(compared: list[Compared]) -> None:
         for name in RIVALS
     ]
     print_table("What the features are worth", columns, rows)
-    print(verdict(compared))
+    say(verdict(compared))

@@ -21,10 +21,15 @@ def run(arguments: argparse.Namespace) -> int:
     check_json_path(arguments.json)
     if arguments.neighbours < 1 or not arguments.temperature > 0:
         raise UsageError("--neighbours must be at least 1 and --temperature above 0")
+    if arguments.workers < 0:
+        raise UsageError(f"--workers must be from 0, got {arguments.workers}")
     device = pick_device(arguments.device)
     train_images, test_images = matching_folders(arguments.train, arguments.test)
     part = "encoder" if arguments.layer == "head" else "backbone"
-    network, recipe = load_with_recipe(arguments.run, part)  # type: ignore[arg-type]
+    passed_over: list[str] = []
+    network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
+    for line in passed_over:
+        print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
     network.to(device)
 
     def features(images: LabelledFolder, name: str) -> Features:

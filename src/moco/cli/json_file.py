@@ -18,8 +18,14 @@ def check_json_path(path: Path | None) -> None:
     """
     if path is None:
         return
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _not_written(path, error) from error
     folder = path.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
         raise StorageError(f"cannot write --json {path}; name a file in a writable folder")
 
 
@@ -34,4 +40,8 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
     try:
         path.write_text(json.dumps(dict(figures), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"cannot write --json {path}: {error}") from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write --json {path}: {error.strerror or error}; name another file")

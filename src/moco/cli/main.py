@@ -6,61 +6,19 @@ No torch in here: a command's own module is imported when the command runs.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
 
-from moco.errors import MocoError, UsageError
+from moco.cli.parser import Parser, Subparsers, given_path
+from moco.errors import MocoError
 from moco.recipes import RECIPES
 
 EXIT_CODES = """exit codes:
   0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
   6 checkpoint unusable   75 stopped and saved   130 stopped from the keyboard"""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        options = sorted(self.all_options())
-        if message.startswith("unrecognized arguments: -"):
-            given = message.split()[2].partition("=")[0]
-            near = difflib.get_close_matches(given, options, n=1)
-            message = f"unknown option {given}" + (f"; did you mean {near[0]}?" if near else "")
-        elif message.startswith("argument ") and "invalid choice:" in message and self._choices():
-            given = message.partition("invalid choice: ")[2].split("'")[1]
-            choices = [str(item) for item in self._choices()]
-            near = difflib.get_close_matches(given, choices, n=1)
-            message = f"unknown command '{given}'" if near or given else message
-            message += f"; did you mean {near[0]}?" if near else f"; choose {', '.join(choices)}"
-        raise UsageError(f"{message} (see `{self.prog} --help`)")
-
-    def all_options(self) -> set[str]:
-        """Return the options of this command and of those below it."""
-        own = {text for action in self._actions for text in action.option_strings}
-        below = [
-            command.all_options()
-            for action in self._actions
-            if isinstance(action, argparse._SubParsersAction)
-            for command in action.choices.values()
-        ]
-        return own.union(*below)
-
-    def _choices(self) -> Sequence[str]:
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                return list(action.choices)
-        return []
-
-
-class Subparsers(Protocol):
-    """What argparse's `add_subparsers` returns."""
-
-    def add_parser(self, name: str, **options: Any) -> Parser: ...
 
 
 def build_parser() -> Parser:
@@ -93,7 +51,7 @@ def _command(
         epilog=EXIT_CODES,
         allow_abbrev=False,
     )
-    command.set_defaults(module=module)
+    command.set_defaults(module=module, parser=command)
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command
 
@@ -113,7 +71,7 @@ def _add_pretrain(commands: Subparsers) -> None:
 The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
 The same command goes on where a stopped run was.""",
     )
-    command.add_argument("images", metavar="IMAGES", type=Path, help="a folder of images")
+    command.add_argument("images", metavar="IMAGES", type=given_path, help="a folder of images")
     command.add_argument(
         "--recipe",
         default="small",
@@ -121,7 +79,10 @@ The same command goes on where a stopped run was.""",
         help=f"small (settings made for your images; the default), {', '.join(RECIPES)}",
     )
     command.add_argument(
-        "--run", type=Path, metavar="DIR", help="the run directory (default: runs/RECIPE-FOLDER)"
+        "--run",
+        type=given_path,
+        metavar="DIR",
+        help="the run directory (default: runs/RECIPE-FOLDER)",
     )
     command.add_argument(
         "--set",
@@ -138,20 +99,13 @@ The same command goes on where a stopped run was.""",
         "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
     )
     command.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
+        "--precision",
         default="auto",
-        choices=("auto", "never"),
-        help="auto: go on from the newest checkpoint, if any (the default); never: put an earlier "
-        "run in this directory aside and start again",
+        choices=("auto", "float32", "bfloat16"),
+        help="what networks compute in; auto: bfloat16 where the device is fast in it",
     )
-    command.add_argument(
-        "--monitor-train", type=Path, metavar="DIR", help="class folders that vote in a kNN test"
-    )
-    command.add_argument(
-        "--monitor-test", type=Path, metavar="DIR", help="class folders tested after each epoch"
-    )
+    _add_resume(command)
+    _add_monitor(command)
     command.add_argument(
         "--dry-run",
         action="store_true",
@@ -173,12 +127,12 @@ def _add_evaluate(commands: Subparsers) -> None:
 Prints top1 with its 95 % interval, balanced accuracy and, with two classes, the
 ROC AUC of the second class folder by name.""",
     )
-    knn.add_argument("run", metavar="RUN", type=Path, help="a run or checkpoint directory")
+    knn.add_argument("run", metavar="RUN", type=given_path, help="a run or checkpoint directory")
     knn.add_argument(
-        "--train", required=True, type=Path, metavar="DIR", help="class folders that vote"
+        "--train", required=True, type=given_path, metavar="DIR", help="class folders that vote"
     )
     knn.add_argument(
-        "--test", required=True, type=Path, metavar="DIR", help="class folders voted on"
+        "--test", required=True, type=given_path, metavar="DIR", help="class folders voted on"
     )
     knn.add_argument("--neighbours", type=int, default=200, metavar="K", help="default: 200")
     knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: 0.07")
@@ -205,14 +159,35 @@ Without --images it uses photographs of solar cells from the elpv-dataset packag
 (pip install "moco-torch[demo]"). With your own folder of class folders it compares in the
 same way; a folder without classes gives the report without the comparison.""",
     )
-    command.add_argument("--images", type=Path, metavar="DIR", help="your own folder of images")
     command.add_argument(
-        "--run", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo"
+        "--images", type=given_path, metavar="DIR", help="your own folder of images"
+    )
+    command.add_argument(
+        "--run",
+        type=given_path,
+        metavar="DIR",
+        help="default: runs/demo, with the folder's name and a seed other than 0 behind",
     )
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     _add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _add_resume(command)
     _add_json(command)
+
+
+def _add_monitor(command: Parser) -> None:
+    command.add_argument(
+        "--monitor-train",
+        type=given_path,
+        metavar="DIR",
+        help="class folders that vote in a kNN test",
+    )
+    command.add_argument(
+        "--monitor-test",
+        type=given_path,
+        metavar="DIR",
+        help="class folders tested after each epoch",
+    )
 
 
 def _add_device(command: Parser) -> None:
@@ -221,9 +196,24 @@ def _add_device(command: Parser) -> None:
     )
 
 
+def _add_resume(command: Parser) -> None:
+    command.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        default="auto",
+        choices=("auto", "never"),
+        help="auto: go on from the newest checkpoint, if any (the default); never: put an earlier "
+        "run in this directory aside and start again",
+    )
+
+
 def _add_json(command: Parser) -> None:
     command.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the figures there; see docs/json.md"
+        "--json",
+        type=given_path,
+        metavar="FILE",
+        help="also write the figures there; see docs/json.md",
     )
 
 
@@ -232,18 +222,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        parsed = build_parser().parse_args(given)
+        parsed, unknown = build_parser().parse_known_args(given)
+        if unknown:
+            parsed.parser.refuse_unknown(unknown)
         command = importlib.import_module(parsed.module)
         return int(command.run(parsed))
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        return _fail("stopped from the keyboard", 130, debug=debug)
-    except MocoError as error:
-        return _fail(f"error: {error}", error.exit_code, debug=debug)
-    except Exception as error:  # noqa: BLE001  a bug still deserves one line
-        name = type(error).__name__
-        return _fail(f"bug: {name}: {error} (--debug shows where)", 1, debug=debug)
+    except BrokenPipeError:  # `| head`: nobody reads on, which is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  a bug deserves one line too
+        return _fail(*_line_and_code(error), debug=debug)
+
+
+def _line_and_code(error: BaseException) -> tuple[str, int]:
+    match error:
+        case KeyboardInterrupt():
+            return "stopped from the keyboard", 130
+        case MocoError():
+            return f"error: {error}", error.exit_code
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return f"error: {where}{error.strerror or error}; mend that and try again", 5
+        case _:
+            return f"bug: {type(error).__name__}: {error} (--debug shows where)", 1
 
 
 def _fail(line: str, code: int, *, debug: bool) -> int:

@@ -9,7 +9,14 @@ import yaml
 
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.signals import StopSignals
-from moco.cli.terminal import TerminalReport, describe_contrast, describe_plan, duration
+from moco.cli.terminal import (
+    TerminalReport,
+    describe_contrast,
+    describe_plan,
+    duration,
+    say,
+)
+from moco.device import default_workers, pick_device
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.pretraining import time_steps, train
@@ -28,10 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
         run=arguments.run,
         device=arguments.device,
         seed=arguments.seed,
-        workers=arguments.workers,
+        workers=command_workers(arguments.workers, arguments.device),
+        precision=arguments.precision,
     )
     monitor = knn_monitor(
-        arguments.monitor_train, arguments.monitor_test, plan.recipe.views, plan.device
+        arguments.monitor_train,
+        arguments.monitor_test,
+        plan.recipe.views,
+        plan.device,
+        workers=plan.workers,
     )
     if arguments.dry_run:
         figures = show_plan(plan)
@@ -46,19 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
                 stop=signals.asked,
             )
         figures = final_figures(plan, time.monotonic() - began)
-        print(f"done: {plan.run}; moco.load('{plan.run}') gives the backbone")
+        say(f"done: {plan.run}; moco.load('{plan.run}') gives the backbone")
     write_json(arguments.json, figures)
     return 0
 
 
+def command_workers(asked: int | None, device: str) -> int:
+    """Return how many loading processes: as asked, or as many as suit the device."""
+    return default_workers(pick_device(device), importable=True) if asked is None else asked
+
+
 def show_plan(plan: Plan) -> dict[str, object]:
     """Print the plan, the recipe and a forecast from a few steps; write nothing."""
-    print("\n".join(describe_plan(plan)))
+    say("\n".join(describe_plan(plan)))
     contrast, images_per_second = time_steps(plan)
-    print("\n".join(describe_contrast(plan, contrast)))
+    say("\n".join(describe_contrast(plan, contrast)))
     seconds = plan.steps * plan.recipe.batch_size / images_per_second
-    print(f"{images_per_second:.0f} images/s here, about {duration(seconds)} in all")
-    print(f"\n{yaml.safe_dump(recipe_to_dict(plan.recipe), sort_keys=False)}", end="")
+    say(f"{images_per_second:.0f} images/s here, about {duration(seconds)} in all")
+    say(f"\n{yaml.safe_dump(recipe_to_dict(plan.recipe), sort_keys=False)}")
     return {
         "steps": plan.steps,
         "images_per_second": round(images_per_second, 1),
@@ -68,5 +85,6 @@ def show_plan(plan: Plan) -> dict[str, object]:
 
 def final_figures(plan: Plan, seconds: float) -> dict[str, object]:
     """Return the last step's figures, as `--json` has them."""
-    last = read_lines(plan.run / "metrics.jsonl")[-1]
+    rows = read_lines(plan.run / "metrics.jsonl")
+    last = rows[-1] if rows else {}
     return {**last, "steps": plan.steps, "seconds": round(seconds, 1), "run": str(plan.run)}

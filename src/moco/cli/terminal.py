@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from moco.batch_norm import has_batch_norm
 from moco.contrast import Contrast
@@ -17,13 +17,22 @@ from moco.encoders import parameter_count
 from moco.plan import Plan
 
 LOG_EVERY_SECONDS = 10.0
+NARROW = 110
+"""Columns below which a terminal gets a short bar and short figures."""
+
+
+class SteadyConsole(Console):
+    """A console that falls silent when nobody reads it any more: a run must not end for that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class TerminalReport:
     """A progress bar on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = SteadyConsole(highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
         self.task: Any = None
         self.logged_at = 0.0
@@ -37,30 +46,36 @@ class TerminalReport:
             self.note(line)
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total} steps"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+                BarColumn(8 if self.is_narrow() else 30),
+                TextColumn("{task.completed}/{task.total}", table_column=whole()),
+                TimeElapsedColumn(table_column=whole()),
+                TextColumn("left", table_column=whole()),
+                TimeRemainingColumn(table_column=whole()),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
                 console=self.console,
             )
-            self.task = self.bar.add_task("pre-training", total=plan.steps, figures="")
+            self.task = self.bar.add_task("", total=plan.steps, figures="")
             self.bar.start()
 
+    def is_narrow(self) -> bool:
+        """Say whether there is no room for words beside the figures."""
+        return self.console.is_terminal and self.console.width < NARROW
+
     def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(printable(text), markup=False)
+        """Print a line above the bar; where it cannot be written, go on without."""
+        try:
+            self.console.print(printable(text), markup=False)
+        except OSError:
+            self.console.quiet = True
 
     def stepped(self, row: Mapping[str, Any], plan: Plan) -> None:
         """Move the bar, or print a line when the last one is some seconds old."""
         now, done = time.monotonic(), row["step"] + 1
         self.first = self.first or (now, done)
-        figures = (
-            f"loss {row['loss']:.3f}  pretext top-1 {100 * row['pretext_top1']:.1f} %  "
-            f"{row['images_per_second']:.0f} images/s"
-        )
+        top1, rate = 100 * row["pretext_top1"], row["images_per_second"]
+        figures = f"loss {row['loss']:.3f}  pretext top-1 {top1:.1f} %  {rate:.0f} images/s"
+        if self.is_narrow():
+            figures = f"loss {row['loss']:.2f} {top1:.0f} % {rate:.0f}/s"
         if "knn_top1" in row:
             figures += f"  kNN top-1 {100 * row['knn_top1']:.1f} %"
         if self.bar is not None:
@@ -132,9 +147,21 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
     return lines
 
 
+def whole() -> Column:
+    """Return a column of the bar that is never cut short."""
+    return Column(no_wrap=True, min_width=4)
+
+
+def say(text: str) -> None:
+    """Print the text, letters that the output cannot hold as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def printable(text: str) -> str:
-    """Return the text on one line and in valid Unicode; file names need be neither."""
-    encoded = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return the text on one line, in letters that the output can hold; names need be neither."""
+    encoding = sys.stdout.encoding or "utf-8"
+    encoded = text.encode(encoding, "backslashreplace").decode(encoding)
     return "".join(
         letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in encoded
     )
@@ -154,7 +181,7 @@ def duration(seconds: float) -> str:
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table, the first column to the left and figures to the right."""
-    print(printable(title))  # beside the table, which would break it into its own width
+    say(printable(title))  # beside the table, which would break it into its own width
     table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")

@@ -6,8 +6,10 @@ the same for any number of workers and after any restart, and a run starts at an
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from moco.data.images import Images, UnreadableImageError
-from moco.data.views import ImageOperation, build_view, to_pixels
+from moco.data.views import ImageOperation, build_view, normalize, to_pixels
 from moco.errors import DataError
 from moco.specs import ViewsSpec
 
@@ -99,6 +101,17 @@ def seeded_view(view: ImageOperation, image: Image.Image, seed: int) -> Tensor:
     return to_pixels(view(image))
 
 
+def to_inputs(
+    batch: Batch, views: ViewsSpec, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both views [N, 3, H, W] as the network takes them, and the ids, on the device."""
+    view_a, view_b = (
+        normalize(view.to(device, non_blocking=True), views)
+        for view in (batch.view_a, batch.view_b)
+    )
+    return view_a, view_b, batch.image_ids.to(device, non_blocking=True)
+
+
 def load_batches(
     batches: Batches, *, start: int, stop: int, workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
@@ -112,5 +125,22 @@ def load_batches(
         timeout=LOADER_TIMEOUT_SECONDS if workers else 0,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # or the loader would draw from the run's random state
+        worker_init_fn=leave_signals_to_the_run,
     )
     return iter(loader)
+
+
+def leave_signals_to_the_run(_worker: int) -> None:
+    """Let a loading process outlive a signal to its whole group: the run answers it, and saves.
+
+    A second TERM ends it all the same, as torch sends one to a process that hangs.
+    """
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        number = getattr(signal, name, None)  # Windows has one of them
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_at_the_next)
+
+
+def _end_at_the_next(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

@@ -99,13 +99,19 @@ def find_images(folder: Path) -> list[str]:
     """Return the paths of all image files below `folder`, relative to it, sorted.
 
     Raises:
-        DataError: The folder is missing, or none of its files has an image's suffix.
+        DataError: The folder is missing, one below it cannot be read, or none of its files has an
+            image's suffix.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"image folder {folder} {what}; name a folder of images")
-    found = []
-    for directory, folders, files in os.walk(folder):
+    found, walked = [], set()
+    for directory, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        status = os.stat(directory)
+        if (status.st_dev, status.st_ino) in walked:  # a link to where we were
+            folders.clear()
+            continue
+        walked.add((status.st_dev, status.st_ino))
         folders.sort()
         below = os.path.relpath(directory, folder)
         for file in files:
@@ -115,6 +121,29 @@ def find_images(folder: Path) -> list[str]:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no image below {folder}; files that count end in {kinds}")
     return sorted(found)
+
+
+def check_readable(images: Images) -> None:
+    """Read images up to the first good one.
+
+    Raises:
+        DataError: There is none.
+    """
+    reason = ""
+    for image_id in range(len(images)):
+        try:
+            images.read(image_id)
+        except UnreadableImageError as error:
+            reason = reason or f"{images.name(image_id)}: {error}"
+            continue
+        return
+    raise DataError(f"none of the {len(images)} images can be read; {reason}")
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(
+        f"folder {error.filename} cannot be read ({error.strerror}); make it readable, or move it"
+    )
 
 
 def decode(path: Path) -> Image.Image:
@@ -131,7 +160,8 @@ def decode(path: Path) -> Image.Image:
             with Image.open(path, formats=IMAGE_FORMATS) as file:
                 return to_grey_or_rgb(ImageOps.exif_transpose(file))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), path.name) or type(error).__name__
+        reason = str(error).replace(repr(str(path)), path.name).replace(str(path), path.name)
+        reason = reason or type(error).__name__
         raise UnreadableImageError(reason) from error
 
 

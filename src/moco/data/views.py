@@ -7,6 +7,7 @@ alone; `batches.py` sets it from (seed, epoch, image, view).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, cast
 
 import torch
@@ -100,9 +101,26 @@ def build_evaluation_view(spec: ViewsSpec) -> ImageOperation:
     return cast(
         ImageOperation,
         transforms.Compose(
-            [transforms.Resize(spec.evaluation_resize), transforms.CenterCrop(spec.evaluation_size)]
+            [
+                cut_far_ends,
+                transforms.Resize(spec.evaluation_resize),
+                transforms.CenterCrop(spec.evaluation_size),
+            ]
         ),
     )
+
+
+def cut_far_ends(image: Image.Image) -> Image.Image:
+    """Return the middle of an image more than 16 times as long as wide.
+
+    Its ends are nowhere near the centre that evaluation cuts, and resized they can fill the memory.
+    """
+    most = 16 * min(image.size)
+    if max(image.size) <= most:
+        return image
+    width, height = (min(side, most) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -113,6 +131,11 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 def normalize(pixels: Tensor, spec: ViewsSpec) -> Tensor:
     """Return the network's input from uint8 [N, 3, H, W]: scaled to 0..1, then mean and std."""
-    mean = torch.tensor(spec.mean, device=pixels.device)[:, None, None]
-    std = torch.tensor(spec.std, device=pixels.device)[:, None, None]
+    mean, std = _on_device(spec.mean, pixels.device), _on_device(spec.std, pixels.device)
     return (pixels.float() / 255 - mean) / std
+
+
+@lru_cache(maxsize=16)
+def _on_device(channels: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return [C, 1, 1]; copied to a device once, since a copy a step makes the step wait."""
+    return torch.tensor(channels, device=device)[:, None, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from moco.data.batches import LOADER_TIMEOUT_SECONDS
+from moco.data.batches import LOADER_TIMEOUT_SECONDS, leave_signals_to_the_run
 from moco.data.images import Images, UnreadableImageError
 from moco.data.views import build_evaluation_view, normalize, to_pixels
 from moco.errors import DataError
@@ -106,6 +106,7 @@ def _batches_of_views(
         collate_fn=list,
         timeout=LOADER_TIMEOUT_SECONDS if workers else 0,
         generator=torch.Generator(),  # or the loader would draw from a run's random state
+        worker_init_fn=leave_signals_to_the_run,
     )
     for number, items in enumerate(loader):
         yield number * FEATURE_BATCH, items

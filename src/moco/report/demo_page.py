@@ -83,7 +83,9 @@ def _comparison(compared: list[Compared]) -> list[str]:
             table(columns, body, best=len(RIVALS) - 1),
             paragraph(
                 "95 % bootstrap intervals over the test images. The probe's penalty "
-                "was chosen on part of the training images.",
+                "was chosen on part of the training images. Untrained: the same network as it was "
+                "drawn; with statistics: its batch norm has seen the images, no weight was "
+                "trained, which is the harder rival.",
                 "soft",
             ),
         )
