@@ -5,6 +5,7 @@ What may be gated on at this scale, and what not: docs/small_recipe.md. One thre
 
 from __future__ import annotations
 
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco.build import build_contrast
+from moco.demo import STATISTICS_STEPS, untrained_backbone
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
 from moco.evaluate.labelled import LabelledFolder, matching_folders
@@ -100,13 +101,21 @@ def trained(
 
 
 def test_beats_the_untrained_encoder_and_raw_pixels(
-    trained: dict[str, float], folders: tuple[LabelledFolder, LabelledFolder]
+    trained: dict[str, float], folders: tuple[LabelledFolder, LabelledFolder], tmp_path: Path
 ) -> None:
-    untrained_encoder = build_contrast(SHORTENED, images=len(folders[0]), seed=0).encoder.backbone
-    untrained = scores(untrained_encoder, SHORTENED, folders)
+    plan = make_plan(folders[0].folder, recipe=SHORTENED, run=tmp_path / "run", device="cpu")
+    untrained, with_statistics = (
+        scores(untrained_backbone(plan, statistics_steps=steps), SHORTENED, folders)
+        for steps in (0, STATISTICS_STEPS)
+    )
     pixels = scores(None, SHORTENED, folders)
-    figures = f"trained {trained}, untrained {untrained}, pixels {pixels}"
+    figures = (
+        f"trained {trained}, untrained {untrained}, untrained with statistics {with_statistics}, "
+        f"pixels {pixels}"
+    )
+    sys.stdout.write(f"{figures}\n")
     assert trained["knn 20"] >= untrained["knn 20"] + 0.06, figures
+    assert trained["knn 200"] > with_statistics["knn 200"] + 0.03, figures
     assert trained["knn 200"] > pixels["knn 200"], figures
     assert trained["linear"] > pixels["linear"], figures
 
@@ -118,4 +127,5 @@ def test_key_momentum_zero_fails(
 ) -> None:
     without = trained_scores(replace(SHORTENED, key_momentum=0.0), folders, tmp_path / "run")
     figures = f"key momentum 0.99 {trained}, key momentum 0 {without}"
+    sys.stdout.write(f"{figures}\n")
     assert trained["knn 20"] >= without["knn 20"] + 0.06, figures
