@@ -158,20 +158,12 @@ def flat_figures(compared: list[Compared]) -> dict[str, object]:
     """Return the comparison as `--json` has it: scores from 0 to 1 under flat keys."""
     figures: dict[str, object] = {}
     for row in compared:
-        for name, score in row.scores.items():
-            key = f"{row.method}_{_key(name)}_{row.measure}"
-            figures[key], figures[f"{key}_low"], figures[f"{key}_high"] = (
-                score.value,
-                score.low,
-                score.high,
-            )
-        for name, lead in row.leads.items():
-            key = f"{row.method}_lead_over_{_key(name)}"
-            figures[key], figures[f"{key}_low"], figures[f"{key}_high"] = (
-                lead.value,
-                lead.low,
-                lead.high,
-            )
+        named = {
+            f"{row.method}_{_key(name)}_{row.measure}": row.scores[name] for name in row.scores
+        }
+        named |= {f"{row.method}_lead_over_{_key(name)}": row.leads[name] for name in row.leads}
+        for key, figure in named.items():
+            figures |= {key: figure.value, f"{key}_low": figure.low, f"{key}_high": figure.high}
     return figures
 
 
