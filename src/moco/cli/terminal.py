@@ -75,7 +75,7 @@ class TerminalReport:
         top1, rate = 100 * row["pretext_top1"], row["images_per_second"]
         figures = f"loss {row['loss']:.3f}  pretext top-1 {top1:.1f} %  {rate:.0f} images/s"
         if self.is_narrow():
-            figures = f"loss {row['loss']:.2f} {top1:.0f} % {rate:.0f}/s"
+            figures = f"loss {row['loss']:.2f} top-1 {top1:.0f} % {rate:.0f}/s"
         if "knn_top1" in row:
             figures += f"  kNN top-1 {100 * row['knn_top1']:.1f} %"
         if self.bar is not None:
