@@ -41,23 +41,13 @@ def small_recipe(
         batch_size: images a step, in place of the derived number; the rest follows it.
 
     Raises:
-        DataError: Fewer than 16 images: nothing to contrast with.
-        UsageError: Fewer epochs than one.
+        DataError: Fewer than 16 images, nothing to contrast with, or fewer than a batch.
+        UsageError: Fewer epochs than one, or a batch of fewer than two.
     """
-    if images < FEWEST_IMAGES:
-        raise DataError(
-            f"{images} images are fewer than a batch: the small recipe needs at least "
-            f"{FEWEST_IMAGES}; add images"
-        )
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs must be at least 1, got {epochs}")
+    _check(images, epochs, batch_size)
     on_cpu = device == "cpu"
     if batch_size is None:
         batch_size = min(64 if on_cpu else 256, _power_of_two_up_to(images // 2))
-    elif not 2 <= batch_size <= images:
-        raise UsageError(
-            f"batch_size must be 2 to {images}, the number of images; got {batch_size}"
-        )
     groups = _groups(batch_size)
     queue = max(batch_size, min(65536, _power_of_two_up_to(images // 4)))
     steps_per_epoch = images // batch_size
@@ -101,6 +91,22 @@ def small_recipe(
         batch_size=batch_size,
     )
     return recipe, _reasons(recipe, images, device, epochs * steps_per_epoch)
+
+
+def _check(images: int, epochs: int | None, batch_size: int | None) -> None:
+    if images < FEWEST_IMAGES:
+        raise DataError(
+            f"{images} images are fewer than a batch: the small recipe needs at least "
+            f"{FEWEST_IMAGES}; add images"
+        )
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs must be at least 1, got {epochs}")
+    if batch_size is not None and batch_size < 2:
+        raise UsageError(f"batch_size must be at least 2, got {batch_size}")
+    if batch_size is not None and batch_size > images:
+        raise DataError(
+            f"{images} images are fewer than a batch of {batch_size}; add images or lower it"
+        )
 
 
 def _groups(batch_size: int) -> int:
