@@ -147,7 +147,8 @@ def _reset_batch_norm(backbone: nn.Module) -> None:
 def _build_vit(spec: EncoderSpec, image_size: int) -> nn.Module:
     if spec.stem != "imagenet" or spec.width != 1.0 or spec.stage_blocks:
         raise UsageError(
-            f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'"
+            f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'; "
+            "leave them at imagenet, 1 and []"
         )
     try:
         return build_moco_v3_vit(

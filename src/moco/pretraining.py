@@ -228,10 +228,12 @@ def time_steps(plan: Plan) -> tuple[Contrast, float]:
     with shared_cpu(plan.device, plan.workers):
         for batch in loader:
             view_a, view_b, image_ids = to_inputs(batch, recipe.views, plan.device)
-            contrasted = contrast(view_a, view_b, image_ids, batch.step)
-            contrasted.loss.backward()
+            loss, keys, _ = contrast(view_a, view_b, image_ids, batch.step)
+            optimizer.zero_grad()
+            loss.backward()
             optimizer.step()
-            contrasted.loss.item()  # waits for the device
+            contrast.advance(keys, image_ids, recipe.key_momentum)
+            loss.item()  # waits for the device
             if batch.step == 0 and plan.steps > 1:
                 began = time.monotonic()  # the first one also pays for setting up
                 continue
