@@ -22,7 +22,7 @@ from moco.evaluate.knn import knn_class_scores
 from moco.evaluate.linear import linear_class_scores
 from moco.evaluate.scores import roc_auc
 from moco.loading import load_with_recipe
-from moco.recipes import Recipe
+from moco.recipe import Recipe
 
 FOLDS, MODULE_CELLS, NEIGHBOURS = 8, 72, 20
 

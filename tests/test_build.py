@@ -14,7 +14,8 @@ from moco.contrast import Contrast
 from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.errors import UsageError
 from moco.info_nce import NO_KEY
-from moco.recipes import CIFAR10_RESNET18, Recipe
+from moco.recipe import Recipe
+from moco.recipes import CIFAR10_RESNET18
 from moco.specs import DictionarySpec, EncoderSpec, OptimizerSpec
 
 IMAGES, GROUPS = 16, 4

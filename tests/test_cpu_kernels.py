@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from moco.build import build_contrast
 from moco.cpu_kernels import narrow_pointwise_stride, outsized_stride
 from moco.encoders import build_encoder
-from moco.recipes import CIFAR10_RESNET18, Recipe
+from moco.recipe import Recipe
+from moco.recipes import CIFAR10_RESNET18
 from moco.specs import DictionarySpec, EncoderSpec
 
 IMAGES = 16

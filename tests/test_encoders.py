@@ -18,13 +18,8 @@ from moco.encoders import (
     parameter_count,
 )
 from moco.errors import UsageError
-from moco.recipes import (
-    CIFAR10_RESNET18,
-    MOCO_V3_RESNET50,
-    MOCO_V3_VIT_BASE,
-    MOCO_V3_VIT_SMALL,
-    Recipe,
-)
+from moco.recipe import Recipe
+from moco.recipes import CIFAR10_RESNET18, MOCO_V3_RESNET50, MOCO_V3_VIT_BASE, MOCO_V3_VIT_SMALL
 from moco.specs import EncoderSpec
 
 TINY = EncoderSpec(backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6)

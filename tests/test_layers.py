@@ -12,8 +12,8 @@ import moco
 LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "lars"},
     {"specs", "dictionaries", "batch_norm", "vision_transformer"},
-    {"recipes"},
-    {"recipe_files", "small", "contrast", "encoders", "data"},
+    {"recipe"},
+    {"recipes", "recipe_files", "small", "contrast", "encoders", "data"},
     {"cpu_kernels", "checkpoint", "device", "evaluate"},
     {"build"},
     {"plan", "run_directory", "loading"},
@@ -27,6 +27,7 @@ LAYERS = [
 RANKS = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 WITHOUT_TORCH = [
     "__init__",
+    "recipe",
     "recipes",
     "specs",
     "schedules",

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from moco.contrast import Contrast, Contrasted
 from moco.plan import make_plan
+from moco.recipe import Recipe
 from moco.recipe_files import set_fields
-from moco.recipes import MOCO_V3_RESNET50, Recipe
+from moco.recipes import MOCO_V3_RESNET50
 
 pretrain_module = importlib.import_module("moco.pretraining")
 STEPS = 12  # three epochs of four

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from moco.errors import CheckpointError, UsageError
+from moco.recipe import Recipe
 from moco.recipe_files import (
     OTHER_NAMES,
     field_names,
@@ -22,7 +23,7 @@ from moco.recipe_files import (
     set_fields,
     write_recipe,
 )
-from moco.recipes import MOCO_V1, MOCO_V2, RECIPES, Recipe
+from moco.recipes import MOCO_V1, MOCO_V2, RECIPES
 from moco.small import small_recipe
 
 FIELDS = list(field_names(Recipe))
@@ -74,6 +75,7 @@ SET = {
     "symmetric": ("yes", True),
     "loss_scale": ("2", 2.0),
     "batch_norm_groups": ("4", 4),
+    "shuffle_keys": ("false", False),
     "epochs": ("3", 3),
     "batch_size": ("128", 128),
 }

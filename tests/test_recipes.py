@@ -5,8 +5,9 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from moco.errors import UsageError
+from moco.recipe import Recipe
 from moco.recipe_files import recipe_to_dict, set_fields
-from moco.recipes import MOCO_V1, MOCO_V2, RECIPES, Recipe
+from moco.recipes import MOCO_V1, MOCO_V2, RECIPES
 
 # ALGORITHM.md, sections 3 and 4, with the views of section 7
 IMAGENET_V1 = {
@@ -326,6 +327,7 @@ def test_chance_is_a_guess_among_all_candidates(
     [
         ("moco-v1", [], True, False),
         ("moco-v1", ["batch_norm_groups=1"], False, True),
+        ("moco-v1", ["shuffle_keys=false"], False, True),
         ("moco-v1", ["mechanism=end_to_end"], True, False),
         ("moco-v1", ["mechanism=end_to_end", "batch_norm_groups=1"], False, True),
         ("moco-v1", ["mechanism=memory_bank"], False, False),

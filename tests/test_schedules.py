@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from moco.recipes import MOCO_V2, Recipe
+from moco.recipe import Recipe
+from moco.recipes import MOCO_V2
 from moco.recipes import RECIPES as NAMED
 from moco.schedules import cosine, step_decay, warmup_cosine
 from moco.specs import OptimizerSpec

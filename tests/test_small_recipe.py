@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from moco.errors import DataError, UsageError
+from moco.recipe import Recipe
 from moco.recipe_files import field_names, recipe_from_dict, recipe_to_dict
-from moco.recipes import Recipe
 from moco.small import DeviceKind, small_recipe
 
 COUNTS = sorted(

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from moco.errors import MocoError as MocoError
     from moco.loading import load as load
     from moco.pretraining import pretrain as pretrain
+    from moco.recipe import Recipe as Recipe
     from moco.recipes import RECIPES as RECIPES
-    from moco.recipes import Recipe as Recipe
     from moco.small import small_recipe as small_recipe
 
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ _HOMES = {
     "Contrast": "moco.contrast",
     "MocoError": "moco.errors",
     "RECIPES": "moco.recipes",
-    "Recipe": "moco.recipes",
+    "Recipe": "moco.recipe",
     "load": "moco.loading",
     "pretrain": "moco.pretraining",
     "small_recipe": "moco.small",

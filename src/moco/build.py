@@ -14,7 +14,7 @@ from moco.distributed import world_size
 from moco.encoders import Encoder, build_encoder, build_predictor, feature_count
 from moco.errors import UsageError
 from moco.lars import LARS
-from moco.recipes import Recipe
+from moco.recipe import Recipe
 from moco.specs import Mechanism, OptimizerSpec
 
 CPU = torch.device("cpu")

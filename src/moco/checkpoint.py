@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moco.errors import CheckpointError, StorageError
+from moco.recipe import Recipe
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
-from moco.recipes import Recipe
 
 FORMAT_VERSION = 1
 KEPT = 2

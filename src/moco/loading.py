@@ -12,7 +12,7 @@ from torch import nn
 from moco.checkpoint import Checkpoint, load_checkpoint, load_newest
 from moco.encoders import build_encoder
 from moco.errors import CheckpointError, UsageError
-from moco.recipes import Recipe
+from moco.recipe import Recipe
 
 Part = Literal["backbone", "encoder"]
 

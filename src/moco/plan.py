@@ -12,8 +12,9 @@ from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import FolderImages, Images, check_readable
 from moco.device import default_workers, device_kind, pick_device, pick_precision
 from moco.errors import DataError, UsageError
+from moco.recipe import Recipe
 from moco.recipe_files import read_setting, set_fields
-from moco.recipes import RECIPES, Recipe
+from moco.recipes import RECIPES
 from moco.small import Choice, small_recipe
 from moco.specs import EncoderSpec
 

@@ -18,7 +18,7 @@ from moco.errors import InterruptedRunError, MocoError
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.progress import Report, SilentReport
-from moco.recipes import Recipe
+from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from moco.errors import CheckpointError, UsageError
-from moco.recipes import Recipe
+from moco.recipe import Recipe
 
 OTHER_NAMES = {
     "lr": "optimizer.learning_rate",

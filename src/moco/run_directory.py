@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from moco.checkpoint import Checkpoint, Identity, load_newest
 from moco.errors import CheckpointError, StorageError, UsageError
+from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
-from moco.recipes import Recipe
 
 State = Literal["running", "done", "failed", "interrupted"]
 RUN_FILES = (

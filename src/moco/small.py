@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moco.errors import DataError, UsageError
-from moco.recipes import Recipe
+from moco.recipe import Recipe
 from moco.specs import DictionarySpec, EncoderSpec, OptimizerSpec, ViewsSpec
 
 DeviceKind = Literal["cpu", "cuda", "mps"]

@@ -166,7 +166,13 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
     ("recipe", "settings", "said", "unsaid"),
     [
         ("moco-v1", [], ["queue of 32 keys", "in 2 groups of 8 images, keys shuffled"], ["warn"]),
-        ("moco-v1", ["batch_norm_groups=1"], ["over the whole batch", "warning: with"], []),
+        (
+            "moco-v1",
+            ["batch_norm_groups=1"],
+            ["over the whole batch", "batch_norm_groups to 2"],
+            [],
+        ),
+        ("moco-v1", ["shuffle_keys=false"], ["not shuffled", "set shuffle_keys to true"], []),
         ("moco-v1", ["mechanism=end_to_end"], ["16 keys of the batch", "keys shuffled"], ["queue"]),
         (
             "moco-v1",

@@ -17,8 +17,9 @@ from moco.checkpoint import load_newest
 from moco.contrast import Contrast
 from moco.errors import InterruptedRunError
 from moco.plan import Plan, make_plan
+from moco.recipe import Recipe
 from moco.recipe_files import set_fields
-from moco.recipes import RECIPES, Recipe
+from moco.recipes import RECIPES
 from moco.small import small_recipe
 from moco.vision_transformer import MOCO_V3_VITS
 

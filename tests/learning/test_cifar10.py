@@ -21,7 +21,8 @@ from moco.evaluate.linear import linear_class_scores
 from moco.loading import load_with_recipe
 from moco.plan import make_plan
 from moco.pretraining import train
-from moco.recipes import CIFAR10_RESNET18, Recipe
+from moco.recipe import Recipe
+from moco.recipes import CIFAR10_RESNET18
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.tar.gz"
 PER_CLASS = {"train": 1000, "test": 200}

@@ -23,8 +23,9 @@ from moco.data.batches import Batches
 from moco.distributed import shuffled_order
 from moco.plan import Plan, make_plan
 from moco.pretraining import train
+from moco.recipe import Recipe
 from moco.recipe_files import set_fields
-from moco.recipes import MOCO_V2, Recipe
+from moco.recipes import MOCO_V2
 
 SEED, EPOCHS, STEPS_PER_EPOCH = 3, 2, 4
 TEMPERATURE, KEY_MOMENTUM, SIZE = 0.2, 0.3, 40

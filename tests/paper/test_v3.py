@@ -25,7 +25,8 @@ from moco.contrast import Contrast
 from moco.dictionaries import InBatch
 from moco.distributed import rank, world_size
 from moco.encoders import batch_norm_mlp
-from moco.recipes import MOCO_V3_RESNET50, Recipe
+from moco.recipe import Recipe
+from moco.recipes import MOCO_V3_RESNET50
 from moco.specs import OptimizerSpec
 
 STEPS, STEPS_PER_EPOCH, EPOCHS, WARMUP = 20, 5, 4, 1

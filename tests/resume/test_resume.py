@@ -33,8 +33,9 @@ from moco.errors import (
 )
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport
+from moco.recipe import Recipe
 from moco.recipe_files import set_fields
-from moco.recipes import MOCO_V2, Recipe
+from moco.recipes import MOCO_V2
 from moco.session import Session
 from moco.specs import ViewsSpec
 

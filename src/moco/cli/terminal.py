@@ -113,6 +113,7 @@ def describe_plan(plan: Plan) -> list[str]:
 def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
     """Return lines about the network, and what keeps batch norm from leaking."""
     recipe, encoder = plan.recipe, contrast.encoder
+    groups = recipe.batch_norm_groups
     precision = str(encoder.precision or "torch.float32").removeprefix("torch.")
     lines = [
         f"{recipe.encoder.backbone} with {parameter_count(encoder):,} parameters in {precision}, "
@@ -126,7 +127,6 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
     if not has_batch_norm(encoder):
         lines.append("no batch norm in the network, so keys need no shuffling")
     else:
-        groups = recipe.batch_norm_groups
         shuffled = ", keys shuffled between them" if contrast.shuffle_keys else ""
         lines.append(
             f"batch norm in {groups} groups of {recipe.batch_size // groups} images{shuffled}"
@@ -135,8 +135,8 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
         )
     if has_batch_norm(encoder) and recipe.may_leak:
         lines.append(
-            "warning: with batch_norm_groups=1 shuffling keys would change nothing, so batch "
-            "norm can leak which key is whose; set batch_norm_groups to 2 or more"
+            "warning: keys are not shuffled, so batch norm can leak which key is whose; set "
+            + ("batch_norm_groups to 2 or more" if groups == 1 else "shuffle_keys to true")
         )
     milestones = recipe.optimizer.milestones
     if recipe.optimizer.schedule == "step" and milestones and milestones[0] >= recipe.epochs:
