@@ -14,12 +14,14 @@ LAYERS = [
     {"specs", "dictionaries", "batch_norm", "vision_transformer"},
     {"recipe"},
     {"recipes", "recipe_files", "small", "contrast", "encoders", "data"},
-    {"cpu_kernels", "checkpoint", "device", "evaluate"},
-    {"build"},
+    {"study_spec", "cpu_kernels", "checkpoint", "device", "evaluate"},
+    {"build", "studies"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data"},
     {"session"},
     {"pretraining", "demo"},
+    {"study_cells"},
+    {"study"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -33,13 +35,26 @@ WITHOUT_TORCH = [
     "schedules",
     "errors",
     "small",
+    "study_spec",
+    "studies",
     "recipe_files",
     "__main__",
     "cli/__init__",
     "cli/main",
     "cli/parser",
+    "cli/study_options",
 ]
-HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "PIL",
+    "safetensors",
+    "rich",
+    "yaml",
+    "matplotlib",
+}
 YAML_ALLOWED = {"recipe_files"}
 SOURCE = Path(moco.__file__).parent
 FILES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in SOURCE.rglob("*.py")}

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from moco.cli.parser import Parser, Subparsers, given_path
+from moco.cli.study_options import LISTED_STUDIES, add_study_options
 from moco.errors import MocoError
 from moco.recipes import RECIPES
 
@@ -37,6 +38,7 @@ def build_parser() -> Parser:
     _add_pretrain(commands)
     _add_evaluate(commands)
     _add_demo(commands)
+    _add_study(commands)
     return parser
 
 
@@ -72,38 +74,17 @@ The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/
 The same command goes on where a stopped run was.""",
     )
     command.add_argument("images", metavar="IMAGES", type=given_path, help="a folder of images")
-    command.add_argument(
-        "--recipe",
-        default="small",
-        metavar="NAME",
-        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}",
-    )
+    _add_recipe(command)
     command.add_argument(
         "--run",
         type=given_path,
         metavar="DIR",
         help="the run directory (default: runs/RECIPE-FOLDER)",
     )
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe; may be given often; --dry-run lists the fields",
-    )
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     _add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    command.add_argument(
-        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
-    )
-    command.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="what networks compute in; auto: bfloat16 where the device is fast in it",
-    )
+    _add_loading(command)
     _add_resume(command)
     _add_monitor(command)
     command.add_argument(
@@ -175,6 +156,21 @@ same way; a folder without classes gives the report without the comparison.""",
     _add_json(command)
 
 
+def _add_study(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "study",
+        "moco.cli.study",
+        "re-run a paper's own comparison: settings times seeds, a table, a figure, verdicts",
+        LISTED_STUDIES,
+    )
+    add_study_options(command)
+    _add_recipe(command)
+    _add_device(command)
+    _add_loading(command)
+    _add_json(command)
+
+
 def _add_monitor(command: Parser) -> None:
     command.add_argument(
         "--monitor-train",
@@ -187,6 +183,35 @@ def _add_monitor(command: Parser) -> None:
         type=given_path,
         metavar="DIR",
         help="class folders tested after each epoch",
+    )
+
+
+def _add_recipe(command: Parser) -> None:
+    command.add_argument(
+        "--recipe",
+        default="small",
+        metavar="NAME",
+        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}",
+    )
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe; may be given often; --dry-run lists the fields",
+    )
+
+
+def _add_loading(command: Parser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
+    )
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="what networks compute in; auto: bfloat16 where the device is fast in it",
     )
 
 
