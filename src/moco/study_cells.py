@@ -231,7 +231,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         StorageError: It cannot be written.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # studies may run side by side
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(text, encoding="utf-8")
