@@ -22,6 +22,7 @@ LAYERS = [
     {"pretraining", "demo"},
     {"study_cells"},
     {"study"},
+    {"study_forecast"},
     {"report"},
     {"cli"},
     {"__main__"},
