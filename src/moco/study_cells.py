@@ -28,7 +28,7 @@ from moco.evaluate.labelled import LabelledFolder
 from moco.evaluate.linear import linear_class_scores
 from moco.evaluate.monitor import knn_monitor
 from moco.evaluate.scores import score_votes
-from moco.loading import load
+from moco.loading import load_with_recipe
 from moco.plan import Plan, make_plan
 from moco.pretraining import train
 from moco.progress import Report, SilentReport
@@ -134,7 +134,7 @@ def run_cell(
     if (code := stop()) is not None:
         raise InterruptedRunError("stopped and saved; the same command goes on from there", code)
     began = time.monotonic()
-    scores = {"seed": seed, **last_epoch(plan), **score(load(plan.run), bench, plan)}
+    scores = {"seed": seed, **last_epoch(plan), **score(load_with_recipe(plan.run)[0], bench, plan)}
     scores |= {"seconds": training_seconds(plan) + time.monotonic() - began, "failed": ""}
     write_scores(plan.run, scores)
     return scores
