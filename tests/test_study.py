@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,26 @@ from moco import study_cells
 from moco.errors import InterruptedRunError, UsageError
 from moco.progress import Report, SilentReport
 from moco.run_directory import read_lines
-from moco.study import Grid, Options, Results, cells_left, make_grid, run_study, with_epochs
+from moco.study import (
+    Grid,
+    Options,
+    Results,
+    cells_left,
+    make_grid,
+    plan_of,
+    run_study,
+    with_epochs,
+)
+from moco.study_cells import write_whole
 from moco.study_forecast import Forecast, epochs_within
 from moco.study_spec import Setting
 
 Make = Callable[..., Options]
+
+
+@pytest.fixture(autouse=True)
+def few_steps_for_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_cells, "STATISTICS_STEPS", 2)
 
 
 class Quiet:
@@ -189,7 +205,8 @@ def test_a_claim_about_several_settings_is_about_their_mean(options: Make) -> No
 def test_another_recipe_or_other_images_are_refused(
     options: Make, class_folders: Path, tmp_path: Path
 ) -> None:
-    run_study(make_grid(options("queue-size")), Quiet())
+    grid = make_grid(options("queue-size"))
+    write_whole(grid.file, json.dumps({"plan": plan_of(grid)}))
     with pytest.raises(UsageError, match=r"epochs 2 -> 3.*choose another --run"):
         make_grid(options("queue-size", epochs=3))
     settings = [*options("queue-size").settings, "temperature=0.5"]
@@ -228,18 +245,24 @@ def test_a_budget_chooses_the_epochs(options: Make) -> None:
 def test_the_untrained_encoder_and_pixels_are_scored_once(
     options: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run_study(make_grid(options("queue-size")), Quiet())
-    assert first.pixels["linear"] == 1.0  # red against blue
-    assert [scores["seed"] for scores in first.untrained] == [0]
+    grid = make_grid(options("queue-size"))
+
+    def references() -> list[dict[str, Any]]:
+        untrained = [study_cells.score_untrained(grid.bench, grid.base, seed) for seed in (0, 1)]
+        return [*untrained, study_cells.score_pixels(grid.bench, grid.base)]
+
+    first = references()
+    assert [scores["seed"] for scores in first[:2]] == [0, 1]
+    assert first[2]["linear"] == 1.0  # red against blue
 
     def refuse(*_: object) -> None:
         raise AssertionError("scored again")
 
     monkeypatch.setattr(study_cells, "score", refuse)
-    second = run_study(make_grid(options("queue-size")), Quiet())
-    assert (second.untrained, second.pixels) == (first.untrained, first.pixels)
+    assert references() == first
 
 
 def test_too_many_pixels_are_left_out(options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = make_grid(options("queue-size"))
     monkeypatch.setattr(study_cells, "MOST_PIXELS", 24 * 3 * 16 * 16 - 1)
-    assert run_study(make_grid(options("queue-size")), Quiet()).pixels == {}
+    assert study_cells.score_pixels(grid.bench, grid.base) == {}

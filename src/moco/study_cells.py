@@ -22,12 +22,12 @@ from moco.checkpoint import image_fingerprint
 from moco.data.images import Images
 from moco.demo import STATISTICS_STEPS, untrained_backbone
 from moco.errors import DivergedError, InterruptedRunError, StorageError
+from moco.evaluate.compare import measured
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
 from moco.evaluate.labelled import LabelledFolder
 from moco.evaluate.linear import linear_class_scores
 from moco.evaluate.monitor import knn_monitor
-from moco.evaluate.scores import score_votes
 from moco.loading import load_with_recipe
 from moco.plan import Plan, make_plan
 from moco.pretraining import train
@@ -194,7 +194,7 @@ def score(network: nn.Module | None, bench: Bench, plan: Plan) -> dict[str, floa
         for count in (200, 20)
     }
     votes["linear"] = linear_class_scores(known.rows, labels, asked.rows, classes=classes)
-    return {name: score_votes(vote, test_labels)["top1"] for name, vote in votes.items()}
+    return {name: measured("top1", vote, test_labels) for name, vote in votes.items()}
 
 
 def last_epoch(plan: Plan) -> dict[str, float]:

@@ -55,7 +55,7 @@ assert main(["--version"]) == 0
 assert main(["pretrian"]) == 2
 import moco
 moco.RECIPES, moco.Recipe, moco.MocoError, dir(moco)
-heavy = {{"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}}
+heavy = {{"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml", "matplotlib"}}
 loaded = heavy & set(sys.modules)
 sys.exit(f"loaded {{loaded}}" if loaded else 0)
 """

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from moco import study_cells
 from moco.cli import study as study_command
 from moco.cli.main import main
 from moco.cli.parser import given_seconds
+from moco.report import study_page
 from moco.studies import STUDIES
 from moco.study import Grid
 from moco.study_forecast import Forecast
@@ -41,9 +43,15 @@ def quick_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
         return Forecast({setting.name: 20.0 for setting in grid.settings}, 0.5)
 
     monkeypatch.setattr(study_command, "forecast", forecast)
+    monkeypatch.setattr(study_cells, "STATISTICS_STEPS", 2)
 
 
-@pytest.mark.parametrize("study", ["queue-size", "shuffle-bn", "v1-to-v2"])
+@pytest.fixture
+def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_page, "draw", lambda *_: None)
+
+
+@pytest.mark.parametrize("study", ["queue-size", "shuffle-bn"])
 def test_a_study_leaves_table_figure_and_figures(
     study: str, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +84,7 @@ def test_a_study_leaves_table_figure_and_figures(
 
 
 def test_a_finished_study_is_shown_again(
-    command: Command, capsys: pytest.CaptureFixture[str]
+    command: Command, no_figure: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("queue-size")
     first = capsys.readouterr().out
@@ -102,7 +110,7 @@ def test_a_dry_run_writes_nothing(
 
 
 def test_a_budget_decides_the_epochs_once(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, no_figure: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("queue-size", "--budget", "100s") == 0  # 2 runs of 20 s an epoch
     assert "2 runs of 2 epochs" in capsys.readouterr().out
@@ -110,7 +118,7 @@ def test_a_budget_decides_the_epochs_once(
     assert "2 runs of 2 epochs, 2 of them done" in capsys.readouterr().out
 
 
-def test_diverged_runs_are_named(command: Command, tmp_path: Path) -> None:
+def test_diverged_runs_are_named(command: Command, no_figure: None, tmp_path: Path) -> None:
     assert command("queue-size", "--set", "optimizer.learning_rate=1e30") == 0
     page = (tmp_path / "run" / "study-queue-size.md").read_text()
     assert "| MoCo, K 4 (1 diverged) |" in page
