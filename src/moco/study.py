@@ -7,6 +7,7 @@ RUN/study-NAME.json    what the study compares, then all its figures
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,6 +103,10 @@ class Results:
             for (name, seed), scores in self.cells.items()
             if name == setting and not scores["failed"]
         }
+
+    def diverged(self) -> Counter[str]:
+        """Return how many runs of each setting diverged."""
+        return Counter(name for (name, _), scores in self.cells.items() if scores["failed"])
 
     def difference(self, claim: Claim) -> Difference:
         """Return by how much the claim holds, over the seeds that have all its settings."""

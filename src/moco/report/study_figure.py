@@ -106,12 +106,16 @@ def _bars(axes: Axes, results: Results, measure: str) -> None:
                 place, mean(values), yerr=_deviation(values), color=COLOURS[0], capsize=3, width=0.7
             )
             axes.bar_label(bar, fmt="%.1f", fontsize=8, padding=2)
+        elif setting.name in results.diverged():
+            axes.text(place, 0, "diverged", rotation=90, ha="center", va="bottom", fontsize=8)
     settings = results.grid.settings
     axes.set_xticks(range(len(settings)), [str(setting.x) for setting in settings], fontsize=8)
 
 
 def _curves(axes: Axes, results: Results, measure: str, label: str) -> None:
     """Accuracy over epochs, the mean of the seeds and its deviation as a band."""
+    from matplotlib.ticker import MaxNLocator
+
     for number, setting in enumerate(results.grid.settings):
         runs = _complete_curves(results, setting, measure)
         if not runs:
@@ -126,6 +130,7 @@ def _curves(axes: Axes, results: Results, measure: str, label: str) -> None:
         axes.fill_between(epochs, low, high, color=COLOURS[number], alpha=0.2, linewidth=0)
     if measure != "pretext_top1":
         _untrained(axes, results, measure)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(results.grid.study.x_label)
     axes.set_ylabel(label)
 

@@ -42,11 +42,7 @@ def table_rows(results: Results) -> list[list[str]]:
         figures = [
             spread(list(results.values(setting.name, measure).values())) for measure in MEASURES
         ]
-        failures = sum(
-            bool(scores["failed"])
-            for (name, _), scores in results.cells.items()
-            if name == setting.name
-        )
+        failures = results.diverged()[setting.name]
         name = setting.name + (f" ({failures} diverged)" if failures else "")
         rows.append([name, setting.paper, *figures])
     for name, scored in ((UNTRAINED, results.untrained), (PIXELS, [results.pixels])):
