@@ -182,10 +182,10 @@ def test_differences_are_of_the_same_seeds(options: Make) -> None:
     grid = make_grid(options("queue-size", seeds=4))
     small, large = (setting.name for setting in grid.settings)
     known = {(small, 0): 0.3, (small, 1): 0.5, (small, 2): 0.1, (large, 0): 0.4, (large, 1): 0.8}
-    results = results_with(grid, {**known, (large, 2): None})
+    results = results_with(grid, {**known, (large, 2): None, (large, 3): 0.9})
     claim = grid.study.claims(grid.settings)[0]
     found = results.difference(claim)
-    assert found.seeds == 2  # seed 2 diverged, seed 3 is not done
+    assert found.seeds == 2  # seed 2 diverged on one side, seed 3 is not done on the other
     assert found.mean == pytest.approx((0.1 + 0.3) / 2)
 
 
@@ -200,6 +200,14 @@ def test_a_claim_about_several_settings_is_about_their_mean(options: Make) -> No
         if claim.measure == "linear"
     }
     assert list(leads.values()) == pytest.approx([0.5 - 0.1, 0.55 - 0.3, 0.6 - 0.5])
+
+
+def test_what_the_base_recipe_is_called_makes_no_other_run(options: Make) -> None:
+    grid = make_grid(options("queue-size"))
+    renamed = replace(grid.base, name="mine", source="my notebook")
+    plans = [grid.bench.plan(recipe, 0) for recipe in (grid.base, renamed)]
+    assert plans[0].run == plans[1].run
+    assert plans[0].identity() == plans[1].identity()
 
 
 def test_another_recipe_or_other_images_are_refused(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from moco import study_cells
+from moco import study_cells, study_forecast
 from moco.cli import study as study_command
 from moco.cli.main import main
 from moco.cli.parser import given_seconds
@@ -107,6 +107,18 @@ def test_a_dry_run_writes_nothing(
     assert not (tmp_path / "run").exists()
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures == {"runs": 6, "epochs": 1, "predicted_seconds": 6 * 20.5}
+
+
+def test_a_forecast_is_timed_on_these_images(
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(study_command, "forecast", study_forecast.forecast)
+    assert command("mechanisms", "--dry-run", "--json", str(tmp_path / "figures.json")) == 0
+    assert 0 < json.loads((tmp_path / "figures.json").read_text())["predicted_seconds"] < 300
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_decides_the_epochs_once(
