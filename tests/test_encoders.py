@@ -20,7 +20,7 @@ from moco.encoders import (
 from moco.errors import UsageError
 from moco.recipe import Recipe
 from moco.recipes import CIFAR10_RESNET18, MOCO_V3_RESNET50, MOCO_V3_VIT_BASE, MOCO_V3_VIT_SMALL
-from moco.specs import EncoderSpec
+from moco.specs import EncoderSpec, ViewsSpec
 
 TINY = EncoderSpec(backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6)
 
@@ -129,12 +129,12 @@ def test_a_vit_of_v3_is_built_for_its_images_and_freezes_its_patches() -> None:
         backbone="moco_v3_vit_conv_small", freeze_patch_projection=True, head="mlp_bn", dim=6
     )
     for name, frozen in (("moco_v3_vit_small", 3), ("moco_v3_vit_conv_small", 1)):
-        encoder = build_encoder(replace(spec, backbone=name), image_size=32)
+        encoder = build_encoder(replace(spec, backbone=name), ViewsSpec(image_size=32))
         assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 6)
         held = [n for n, weight in encoder.named_parameters() if not weight.requires_grad]
         assert len(held) == frozen, held
     with pytest.raises(UsageError, match="multiple of"):
-        build_encoder(spec, image_size=30)
+        build_encoder(spec, ViewsSpec(image_size=30))
 
 
 def test_only_v3s_vits_freeze_their_patches() -> None:
@@ -291,6 +291,18 @@ def test_a_resnet_with_another_norm_is_built_and_refuses_widths_that_its_norm_do
             )
         with pytest.raises(UsageError, match=rf"encoder\.width .* not '{name}'"):
             build_encoder(EncoderSpec(backbone=name, width=0.5))
+
+
+def test_stored_pixels_are_normalized_and_numbers_are_taken_as_they_are() -> None:
+    torch.manual_seed(0)
+    views = ViewsSpec(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    encoder = build_encoder(replace(TINY, stem="small"), views)
+    pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    by_hand = torch.stack(
+        [(pixels[:, c] / 255 - views.mean[c]) / views.std[c] for c in range(3)], dim=1
+    )
+    torch.testing.assert_close(encoder(pixels), encoder(by_hand))
+    assert not torch.allclose(encoder(pixels), encoder(pixels / 255))
 
 
 def test_lower_precision_gives_float32_embeddings_and_gradients() -> None:

@@ -11,9 +11,9 @@ import moco
 
 LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "lars"},
-    {"specs", "dictionaries", "batch_norm", "vision_transformer"},
-    {"recipe"},
-    {"recipes", "recipe_files", "small", "contrast", "encoders", "data"},
+    {"specs", "dictionaries", "batch_norm", "vision_transformer", "processes"},
+    {"recipe", "data"},
+    {"recipes", "recipe_files", "small", "contrast", "encoders"},
     {"cpu_kernels", "checkpoint", "device", "evaluate"},
     {"build"},
     {"plan", "run_directory", "loading"},

@@ -16,17 +16,22 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from moco.data.views import normalize
 from moco.errors import UsageError
-from moco.specs import EncoderSpec
+from moco.specs import EncoderSpec, ViewsSpec
 from moco.vision_transformer import MOCO_V3_VITS, build_moco_v3_vit
 
 
 class Encoder(nn.Module):
     """A view [N, 3, H, W] to an embedding [N, C]: f_q of the paper, and f_k as a copy of it.
 
+    It takes pixels as they are stored, uint8, and normalizes them first, so that views travel
+    between processes as bytes; a floating-point view counts as normalized already.
+
     Args:
         backbone: [N, 3, H, W] -> [N, D].
         head: [N, D] -> [N, C].
+        views: whose mean and deviation normalize pixels.
         precision: the type that autocast runs both in; None runs them as they are. The embedding
             comes out in float32 either way, so that the loss and the keys are exact.
         layout: how pixels lie in memory; channels last is faster where a device has it.
@@ -36,14 +41,18 @@ class Encoder(nn.Module):
         self,
         backbone: nn.Module,
         head: nn.Module,
+        views: ViewsSpec | None = None,
         precision: torch.dtype | None = None,
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.views = views or ViewsSpec()
         self.precision, self.layout = precision, layout
 
     def forward(self, view: Tensor) -> Tensor:
+        if not view.is_floating_point():
+            view = normalize(view, self.views)
         view = view.contiguous(memory_format=self.layout)
         if self.precision is None:
             return cast(Tensor, self.head(self.backbone(view)))
@@ -52,17 +61,19 @@ class Encoder(nn.Module):
         return embedding.float()
 
 
-def build_encoder(spec: EncoderSpec, *, image_size: int = 224) -> Encoder:
+def build_encoder(spec: EncoderSpec, views: ViewsSpec | None = None) -> Encoder:
     """Return a randomly initialised encoder; weights come from torch's global random state.
 
     Args:
-        image_size: side of the images, for backbones that are built for one size.
+        views: what its images are like: their size, for backbones that are built for one, and
+            their mean and deviation.
 
     Raises:
         UsageError: timm has no such model, or a setting does not go with the backbone.
     """
-    backbone = build_backbone(spec, image_size)
-    return Encoder(backbone, build_head(spec, feature_count(backbone)))
+    views = views or ViewsSpec()
+    backbone = build_backbone(spec, views.image_size)
+    return Encoder(backbone, build_head(spec, feature_count(backbone)), views)
 
 
 def feature_count(backbone: nn.Module) -> int:

@@ -42,6 +42,16 @@ class CheckpointError(MocoError, ValueError):
     exit_code = 6
 
 
+class LostProcessError(MocoError, RuntimeError):
+    """The other processes of a run cannot be reached (exit code 7)."""
+
+    exit_code = 7
+
+
+class FailedElsewhereError(LostProcessError):
+    """Another process failed and says why, so this one need not (exit code 7)."""
+
+
 class InterruptedRunError(MocoError):
     """A run was asked to stop and saved first (exit code 75, or 130 from the keyboard)."""
 

@@ -12,6 +12,7 @@ from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import FolderImages, Images, check_readable
 from moco.device import default_workers, device_kind, pick_device, pick_precision
 from moco.errors import DataError, UsageError
+from moco.processes import local_processes
 from moco.recipe import Recipe
 from moco.recipe_files import read_setting, set_fields
 from moco.recipes import RECIPES
@@ -19,7 +20,7 @@ from moco.small import Choice, small_recipe
 from moco.specs import EncoderSpec
 
 CACHE_BYTES = 1 << 30
-"""Decoded images are kept in memory up to this size, over all loading processes."""
+"""Decoded images are kept in memory up to this size, over all loading processes of a machine."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         raise UsageError(f"workers must be from 0, got {workers}")
     name, known_recipe = _known_recipe(recipe)
     if isinstance(images, str | Path):
-        images = FolderImages(images, cache_bytes=CACHE_BYTES // max(1, workers))
+        readers = max(1, workers) * local_processes()
+        images = FolderImages(images, cache_bytes=CACHE_BYTES // readers)
     if known_recipe is None:
         known_recipe, choices = _small_recipe_for(len(images), picked, settings, epochs)
     else:

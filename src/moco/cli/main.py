@@ -13,12 +13,19 @@ import traceback
 from collections.abc import Sequence
 
 from moco.cli.parser import Parser, Subparsers, given_path
-from moco.errors import MocoError
+from moco.errors import (
+    DivergedError,
+    FailedElsewhereError,
+    InterruptedRunError,
+    MocoError,
+    UsageError,
+)
 from moco.recipes import RECIPES
 
 EXIT_CODES = """exit codes:
   0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
-  6 checkpoint unusable   75 stopped and saved   130 stopped from the keyboard"""
+  6 checkpoint unusable   7 another process lost   75 stopped and saved
+  130 stopped from the keyboard"""
 
 
 def build_parser() -> Parser:
@@ -67,6 +74,7 @@ def _add_pretrain(commands: Subparsers) -> None:
   moco pretrain PHOTOS                           any folder, searched recursively
   moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
   moco pretrain PHOTOS --set temperature=0.1 --set batch_size=128
+  torchrun --nproc-per-node 8 -m moco pretrain IMAGENET/train --recipe moco-v1 --run-dir RUN
 
 The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
 The same command goes on where a stopped run was.""",
@@ -80,9 +88,12 @@ The same command goes on where a stopped run was.""",
     )
     command.add_argument(
         "--run",
+        "--run-dir",
+        dest="run",
         type=given_path,
         metavar="DIR",
-        help="the run directory (default: runs/RECIPE-FOLDER)",
+        help="the run directory (default: runs/RECIPE-FOLDER); torchrun takes --run for its own, "
+        "so write --run-dir behind it",
     )
     command.add_argument(
         "--set",
@@ -220,12 +231,14 @@ def _add_json(command: Parser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    debug, speaks = "--debug" in given, os.environ.get("RANK", "0") == "0"
     try:
         parsed, unknown = build_parser().parse_known_args(given)
         if unknown:
             parsed.parser.refuse_unknown(unknown)
-        command = importlib.import_module(parsed.module)
+        if parsed.module != "moco.cli.pretrain" and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UsageError(f"{parsed.command} runs in one process; start it without torchrun")
+        command, speaks = importlib.import_module(parsed.module), True
         return int(command.run(parsed))
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
@@ -233,7 +246,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  a bug deserves one line too
-        return _fail(*_line_and_code(error), debug=debug)
+        return _fail(*_line_and_code(error), debug=debug, silent=not speaks or _is_told(error))
+
+
+def _is_told(error: BaseException) -> bool:
+    """Say whether another of the processes that torchrun launched prints what is wrong."""
+    alike = isinstance(error, DivergedError | InterruptedRunError | KeyboardInterrupt)
+    is_first = os.environ.get("RANK", "0") == "0"
+    return isinstance(error, FailedElsewhereError) or (alike and not is_first)
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:
@@ -249,8 +269,9 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
             return f"bug: {type(error).__name__}: {error} (--debug shows where)", 1
 
 
-def _fail(line: str, code: int, *, debug: bool) -> int:
+def _fail(line: str, code: int, *, debug: bool, silent: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"moco: {' '.join(line.split())}", file=sys.stderr)
+    if not silent:
+        print(f"moco: {' '.join(line.split())}", file=sys.stderr)
     return code

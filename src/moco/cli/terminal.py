@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from moco.batch_norm import has_batch_norm
 from moco.contrast import Contrast
+from moco.distributed import world_size
 from moco.encoders import parameter_count
 from moco.plan import Plan
 
@@ -100,10 +101,11 @@ class TerminalReport:
 def describe_plan(plan: Plan) -> list[str]:
     """Return the plan in lines: images, device, steps, and each derived setting with its reason."""
     recipe = plan.recipe
+    processes = f"{world_size()} processes on " if world_size() > 1 else ""
     lines = [
         f"{len(plan.images):,} images, recipe {recipe.name} ({recipe.source})",
         f"{recipe.epochs} epochs of {plan.steps_per_epoch} steps of {recipe.batch_size} images on "
-        f"{plan.device.type}, {plan.workers} loading processes",
+        f"{processes}{plan.device.type}, {plan.workers} loading processes",
         f"run directory {plan.run}",
     ]
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
