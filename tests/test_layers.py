@@ -36,6 +36,7 @@ WITHOUT_TORCH = [
     "recipe_files",
     "__main__",
     "cli/__init__",
+    "cli/commands",
     "cli/main",
     "cli/parser",
 ]
