@@ -11,6 +11,8 @@ EXIT_CODES = """exit codes:
   0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
   6 checkpoint unusable   75 stopped and saved   130 stopped from the keyboard"""
 
+RECIPE_HELP = "a recipe's name, a recipe file, or a run directory"
+
 
 def build_parser() -> Parser:
     """Return the whole command line's parser."""
@@ -28,6 +30,7 @@ def build_parser() -> Parser:
     _add_pretrain(commands)
     _add_evaluate(commands)
     _add_demo(commands)
+    _add_recipes(commands)
     return parser
 
 
@@ -57,6 +60,7 @@ def _add_pretrain(commands: Subparsers) -> None:
 
   moco pretrain PHOTOS                           any folder, searched recursively
   moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
+  moco pretrain PHOTOS --recipe mine.yaml        your own recipe file
   moco pretrain PHOTOS --set temperature=0.1 --set batch_size=128
 
 The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
@@ -66,8 +70,9 @@ The same command goes on where a stopped run was.""",
     command.add_argument(
         "--recipe",
         default="small",
-        metavar="NAME",
-        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}",
+        metavar="NAME|FILE.yaml",
+        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}; or a "
+        "recipe file, such as the two lines `base: moco-v2` and `temperature: 0.1`",
     )
     command.add_argument(
         "--run",
@@ -81,7 +86,8 @@ The same command goes on where a stopped run was.""",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change a field of the recipe; may be given often; --dry-run lists the fields",
+        help="change a field of the recipe, also of a file; may be given often; `moco recipes show "
+        "moco-v2` explains the fields",
     )
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     _add_device(command)
@@ -164,6 +170,45 @@ same way; a folder without classes gives the report without the comparison.""",
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     _add_resume(command)
     _add_json(command)
+
+
+def _add_recipes(commands: Subparsers) -> None:
+    recipes = _command(
+        commands,
+        "recipes",
+        "moco.cli.recipes",
+        "list the recipes with the scores that were published for them",
+        """
+
+  moco recipes                          the table
+  moco recipes show moco-v2 > mine.yaml a recipe file with every field explained, to edit
+  moco recipes diff moco-v1 moco-v2     what differs""",
+    )
+    _add_json(recipes)
+    recipes.set_defaults(action="list")
+    actions = recipes.add_subparsers(dest="action", metavar="ACTION")
+    show = _command(
+        actions,
+        "show",
+        "moco.cli.recipes",
+        "print a recipe as a file for `moco pretrain --recipe FILE.yaml`, every field explained",
+    )
+    show.add_argument("recipe", metavar="RECIPE", help=RECIPE_HELP)
+    diff = _command(
+        actions,
+        "diff",
+        "moco.cli.recipes",
+        "say what differs between two recipes",
+        """
+
+Several fields of encoder, dictionary, views or optimizer are one change. Name and source
+are none.""",
+    )
+    diff.add_argument("old", metavar="A", help=RECIPE_HELP)
+    diff.add_argument("new", metavar="B", help="the same")
+    for command in (show, diff):
+        _add_json(command)
+        command.set_defaults(json=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
 
 
 def _add_monitor(command: Parser) -> None:
