@@ -14,8 +14,8 @@ LAYERS = [
     {"specs", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
-    {"cpu_kernels", "checkpoint", "device", "evaluate"},
-    {"build"},
+    {"cpu_kernels", "checkpoint", "device", "evaluate", "recipe_yaml", "recipe_words"},
+    {"build", "found_recipe"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data"},
     {"session"},
@@ -34,13 +34,20 @@ WITHOUT_TORCH = [
     "errors",
     "small",
     "recipe_files",
+    "recipe_yaml",
+    "recipe_words",
+    "found_recipe",
     "__main__",
     "cli/__init__",
+    "cli/commands",
     "cli/main",
     "cli/parser",
+    "cli/output",
+    "cli/json_file",
+    "cli/recipes",
 ]
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}
-YAML_ALLOWED = {"recipe_files"}
+YAML_ALLOWED = {"recipe_files", "recipe_yaml"}
 SOURCE = Path(moco.__file__).parent
 FILES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in SOURCE.rglob("*.py")}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
@@ -88,6 +95,11 @@ def test_imports_only_what_lies_below(name: str) -> None:
 def test_loads_without_torch(name: str) -> None:
     loaded = {module.partition(".")[0] for module in imports(name, only_when_loaded=True)}
     assert not loaded & (HEAVY - ({"yaml"} if name in YAML_ALLOWED else set()))
+
+
+@each_module
+def test_only_recipes_are_yaml(name: str) -> None:
+    assert "yaml" not in imports(name) or name in YAML_ALLOWED
 
 
 @each_module

@@ -40,7 +40,7 @@ TIMED_STEPS, TIMED_SECONDS = 40, 8.0
 def pretrain(  # noqa: PLR0913  one for each option of the command
     images: str | Path | Images,
     *,
-    recipe: str | Recipe = "small",
+    recipe: str | Path | Recipe = "small",
     settings: Sequence[str] = (),
     epochs: int | None = None,
     run: str | Path | None = None,
@@ -59,7 +59,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
 
     Args:
         images: a folder, searched recursively, or an `Images` object.
-        recipe: "small", another recipe's name, or a `Recipe`.
+        recipe: "small", another recipe's name, a recipe file, a run directory, or a `Recipe`.
         settings: "field=value" changes to the recipe.
         epochs: passes over the images, in place of the recipe's.
         run: the run directory; runs/RECIPE-FOLDER by default.

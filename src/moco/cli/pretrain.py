@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 
-import yaml
-
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.signals import StopSignals
 from moco.cli.terminal import (
@@ -22,7 +20,7 @@ from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.pretraining import time_steps, train
 from moco.processes import launched_processes, together
-from moco.recipe_files import recipe_to_dict
+from moco.recipe_files import recipe_yaml
 from moco.run_directory import read_lines
 from moco.session import Monitor
 
@@ -95,7 +93,7 @@ def show_plan(plan: Plan) -> dict[str, object]:
     say("\n".join(describe_contrast(plan, contrast)))
     seconds = plan.steps * plan.recipe.batch_size / images_per_second
     say(f"{images_per_second:.0f} images/s here, about {duration(seconds)} in all")
-    say(f"\n{yaml.safe_dump(recipe_to_dict(plan.recipe), sort_keys=False)}")
+    say(f"\n{recipe_yaml(plan.recipe)}")
     return {
         "steps": plan.steps,
         "images_per_second": round(images_per_second, 1),
