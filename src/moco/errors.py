@@ -49,7 +49,11 @@ class LostProcessError(MocoError, RuntimeError):
 
 
 class FailedElsewhereError(LostProcessError):
-    """Another process failed and says why, so this one need not (exit code 7)."""
+    """Another process failed and says why, so this one need not; with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class InterruptedRunError(MocoError):

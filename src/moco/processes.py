@@ -84,10 +84,11 @@ def together(work: Callable[[], Result]) -> Result:
     except Exception as error:  # noqa: BLE001  raised again below, or by the process that is first
         failure = error
     first = -largest([-rank() if failure else -world_size()])[0]
+    code = largest([getattr(failure, "exit_code", 1) if first == rank() else 0])[0]
     if failure is not None and first == rank():
         raise failure
     if first < world_size():
-        raise FailedElsewhereError(f"process {first} failed and says why")
+        raise FailedElsewhereError(f"process {first} failed and says why", code)
     return result
 
 
@@ -104,7 +105,7 @@ def check_same(what: str, value: str) -> None:
     digests = gather_rows(digest[None])
     others = [place for place, row in enumerate(digests) if not torch.equal(row, digests[0])]
     if others and rank() > 0:
-        raise FailedElsewhereError(f"process {others[0]} has other {what} than process 0")
+        raise FailedElsewhereError(f"process {others[0]} has other {what} than process 0", 2)
     if others:
         raise UsageError(
             f"process {others[0]} has other {what} than process 0; start all with the same command "

@@ -69,13 +69,7 @@ The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/
 The same command goes on where a stopped run was.""",
     )
     command.add_argument("images", metavar="IMAGES", type=given_path, help="a folder of images")
-    command.add_argument(
-        "--recipe",
-        default="small",
-        metavar="NAME|FILE.yaml",
-        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}; or a "
-        "recipe file, such as the two lines `base: moco-v2` and `temperature: 0.1`",
-    )
+    _add_recipe(command)
     command.add_argument(
         "--run",
         "--run-dir",
@@ -84,15 +78,6 @@ The same command goes on where a stopped run was.""",
         metavar="DIR",
         help="the run directory (default: runs/RECIPE-FOLDER); torchrun takes --run for its own, "
         "so write --run-dir behind it",
-    )
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe, also of a file; may be given often; `moco recipes show "
-        "moco-v2` explains the fields",
     )
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     _add_device(command)
@@ -114,6 +99,25 @@ The same command goes on where a stopped run was.""",
         help="show the plan and the resolved recipe, time a few steps, write nothing",
     )
     _add_json(command)
+
+
+def _add_recipe(command: Parser) -> None:
+    command.add_argument(
+        "--recipe",
+        default="small",
+        metavar="NAME|FILE.yaml",
+        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}; or a "
+        "recipe file, such as the two lines `base: moco-v2` and `temperature: 0.1`",
+    )
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, also of a file; may be given often; `moco recipes show "
+        "moco-v2` explains the fields",
+    )
 
 
 def _add_evaluate(commands: Subparsers) -> None:

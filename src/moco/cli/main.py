@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ from moco.errors import (
     MocoError,
     UsageError,
 )
+
+HEARD_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  a bug deserves one line too
-        return _fail(*_line_and_code(error), debug=debug, silent=not speaks or _is_told(error))
+        silent = not speaks or _is_told(error)
+        if silent:  # torchrun ends all at the first exit: let the one that says why be heard
+            time.sleep(HEARD_SECONDS)
+        return _fail(*_line_and_code(error), debug=debug, silent=silent)
 
 
 def _is_told(error: BaseException) -> bool:
