@@ -14,12 +14,22 @@ LAYERS = [
     {"specs", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
-    {"cpu_kernels", "checkpoint", "device", "evaluate", "recipe_yaml", "recipe_words"},
-    {"build", "found_recipe"},
+    {
+        "cpu_kernels",
+        "checkpoint",
+        "device",
+        "evaluate",
+        "recipe_yaml",
+        "recipe_words",
+        "study_spec",
+    },
+    {"build", "found_recipe", "studies"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data"},
     {"session"},
     {"pretraining", "demo"},
+    {"study_cells"},
+    {"study"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -33,6 +43,8 @@ WITHOUT_TORCH = [
     "schedules",
     "errors",
     "small",
+    "study_spec",
+    "studies",
     "recipe_files",
     "recipe_yaml",
     "recipe_words",
@@ -45,8 +57,19 @@ WITHOUT_TORCH = [
     "cli/output",
     "cli/json_file",
     "cli/recipes",
+    "cli/study_options",
 ]
-HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "safetensors", "rich", "yaml"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "PIL",
+    "safetensors",
+    "rich",
+    "yaml",
+    "matplotlib",
+}
 YAML_ALLOWED = {"recipe_files", "recipe_yaml"}
 SOURCE = Path(moco.__file__).parent
 FILES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in SOURCE.rglob("*.py")}

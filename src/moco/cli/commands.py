@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moco.cli.parser import Parser, Subparsers, given_path
+from moco.cli.study_options import LISTED_STUDIES, add_study_options
 from moco.recipes import RECIPES
 
 EXIT_CODES = """exit codes:
@@ -31,6 +32,7 @@ def build_parser() -> Parser:
     _add_pretrain(commands)
     _add_evaluate(commands)
     _add_demo(commands)
+    _add_study(commands)
     _add_recipes(commands)
     return parser
 
@@ -82,15 +84,7 @@ The same command goes on where a stopped run was.""",
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     _add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    command.add_argument(
-        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
-    )
-    command.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="what networks compute in; auto: bfloat16 where the device is fast in it",
-    )
+    _add_loading(command)
     _add_resume(command)
     _add_monitor(command)
     command.add_argument(
@@ -220,6 +214,21 @@ are none.""",
         command.set_defaults(json=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
 
 
+def _add_study(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "study",
+        "moco.cli.study",
+        "re-run a paper's own comparison: settings times seeds, a table, a figure, verdicts",
+        LISTED_STUDIES,
+    )
+    add_study_options(command)
+    _add_recipe(command)
+    _add_device(command)
+    _add_loading(command)
+    _add_json(command)
+
+
 def _add_monitor(command: Parser) -> None:
     command.add_argument(
         "--monitor-train",
@@ -232,6 +241,18 @@ def _add_monitor(command: Parser) -> None:
         type=given_path,
         metavar="DIR",
         help="class folders tested after each epoch",
+    )
+
+
+def _add_loading(command: Parser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
+    )
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="what networks compute in; auto: bfloat16 where the device is fast in it",
     )
 
 

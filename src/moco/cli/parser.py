@@ -48,6 +48,18 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def given_seconds(text: str) -> float:
+    """Return the seconds of a time such as 90m, 2h or 30s."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no time; write 90m, 2h or 30s")
+    return seconds
+
+
 class Subparsers(Protocol):
     """What argparse's `add_subparsers` returns."""
 

@@ -1,0 +1,341 @@
+"""Running a study: every setting with every seed, and what the figures say of the paper's claims.
+
+RUN/cells/             one run directory a setting and seed, shared by studies: see `study_cells`
+RUN/study-NAME.json    what the study compares, then all its figures
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from moco.checkpoint import image_fingerprint
+from moco.data.images import Images
+from moco.errors import InterruptedRunError, UsageError
+from moco.evaluate.labelled import matching_folders
+from moco.evaluate.paired import Difference, paired_difference
+from moco.plan import CACHE_BYTES, make_plan
+from moco.pretraining import time_steps
+from moco.progress import Report
+from moco.recipe import Recipe
+from moco.recipe_files import recipe_difference, recipe_from_dict, recipe_to_dict
+from moco.studies import STUDIES
+from moco.study_cells import (
+    Bench,
+    Scores,
+    read_scores,
+    run_cell,
+    score_pixels,
+    score_untrained,
+    write_whole,
+)
+from moco.study_spec import Claim, Setting, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A study, decided but not begun."""
+
+    study: Study
+    bench: Bench
+    base: Recipe
+    seeds: int
+    settings: tuple[Setting, ...]
+
+    @property
+    def file(self) -> Path:
+        """Where the study's plan and figures are kept."""
+        return self.bench.run / f"study-{self.study.name}.json"
+
+    @property
+    def runs(self) -> int:
+        """How many cells there are."""
+        return len(self.settings) * self.seeds
+
+    def with_epochs(self, epochs: int, resolve: Callable[[int], Recipe]) -> Grid:
+        """Return the same study with so many epochs; what a recipe derives from them follows."""
+        base = resolve(epochs)
+        settings = self.study.settings_of(base, len(self.bench.train))
+        return replace(self, base=base, settings=settings)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a continuation of this study must have in common with it."""
+        plan = self.bench.plan(self.base, 0)
+        return {
+            "study": self.study.name,
+            "recipe": recipe_to_dict(self.base),
+            "images": _fingerprint(self.bench.train),
+            "test": _fingerprint(self.bench.test),
+            "device": plan.device.type,
+            "precision": str(plan.precision or "float32").removeprefix("torch."),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command was given."""
+
+    study: str
+    images: Path
+    test: Path
+    run: Path
+    recipe: str | Recipe = "small"
+    settings: Sequence[str] = ()
+    seeds: int = 3
+    epochs: int | None = None
+    budget_seconds: float | None = None
+    device: str = "auto"
+    workers: int | None = None
+    precision: str = "auto"
+
+
+@dataclass
+class Results:
+    """What is known so far."""
+
+    grid: Grid
+    cells: dict[tuple[str, int], Scores] = field(default_factory=dict)
+    """By setting and seed."""
+    untrained: list[Scores] = field(default_factory=list)
+    pixels: Scores = field(default_factory=dict)
+
+    def values(self, setting: str, measure: str) -> dict[int, float]:
+        """Return the setting's figures by seed, without cells that diverged or are not done."""
+        return {
+            seed: float(scores[measure])
+            for (name, seed), scores in self.cells.items()
+            if name == setting and not scores["failed"]
+        }
+
+    def difference(self, claim: Claim) -> Difference:
+        """Return by how much the claim holds, over the seeds that have all its settings."""
+        better, worse = (
+            [self.values(name, claim.measure) for name in names]
+            for names in (claim.better, claim.worse)
+        )
+        if not better or not worse:
+            return paired_difference((), ())
+        seeds = [
+            seed
+            for seed in range(self.grid.seeds)
+            if all(seed in values for values in (*better, *worse))
+        ]
+        return paired_difference(
+            *(
+                [sum(values[seed] for values in side) / len(side) for seed in seeds]
+                for side in (better, worse)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long a study takes on this machine."""
+
+    epoch_seconds: dict[str, float]
+    """Of each setting."""
+    evaluation_seconds: float
+
+    def cell_seconds(self, setting: Setting) -> float:
+        """Return how long one seed of the setting takes."""
+        return self.epoch_seconds[setting.name] * setting.recipe.epochs + self.evaluation_seconds
+
+    def total_seconds(self, grid: Grid) -> float:
+        """Return how long all of the study takes."""
+        cells = grid.seeds * sum(self.cell_seconds(setting) for setting in grid.settings)
+        return cells + (grid.seeds + 1) * self.evaluation_seconds
+
+
+class StudyReport(Protocol):
+    """Who is told how a study goes."""
+
+    def begun(self, number: int, setting: Setting, seed: int) -> Report:
+        """A cell is about to begin, counted from 1; return who is told of its steps."""
+
+    def scored(self, results: Results, setting: Setting, seed: int) -> None:
+        """A cell is done."""
+
+
+def make_grid(options: Options) -> Grid:
+    """Return what a study will compare; writes nothing.
+
+    Raises:
+        UsageError: An unknown study or setting, or a run directory of another study.
+        DataError: Images that cannot serve.
+    """
+    if options.seeds < 1:
+        raise UsageError(f"seeds must be at least 1, got {options.seeds}")
+    study = STUDIES[options.study]
+    train, test = matching_folders(options.images, options.test)
+    train.cache_bytes = CACHE_BYTES // max(1, options.workers or 1)
+    bench = Bench(
+        train=train,
+        test=test,
+        run=options.run,
+        device=options.device,
+        workers=options.workers,
+        precision=options.precision,
+        watched=study.figure == "curves",
+    )
+    stored = _stored_plan(options.run / f"study-{study.name}.json")
+    epochs = options.epochs
+    if options.budget_seconds is not None and stored:
+        epochs = int(stored["recipe"]["epochs"])
+    base = resolve_base(options, train, epochs)
+    settings = study.settings_of(base, len(train))
+    grid = Grid(study=study, bench=bench, base=base, seeds=options.seeds, settings=settings)
+    if options.budget_seconds is None or stored:
+        check_directory(grid)
+    return grid
+
+
+def resolve_base(options: Options, images: Images, epochs: int | None) -> Recipe:
+    """Return the base recipe that the options ask for."""
+    return make_plan(
+        images,
+        recipe=options.recipe,
+        settings=options.settings,
+        epochs=epochs,
+        run=options.run,
+        device=options.device,
+        workers=options.workers,
+        precision=options.precision,
+    ).recipe
+
+
+def check_directory(grid: Grid) -> None:
+    """Refuse a directory whose studies are not comparable with this one.
+
+    Raises:
+        UsageError: The recipe, the images, the device or the precision is another.
+    """
+    new = grid.identity()
+    for path in sorted(grid.bench.run.glob("study-*.json")):
+        old = _stored_plan(path)
+        if not old:
+            continue
+        differences = [
+            f"{name} {old[name]} -> {new[name]}"
+            for name in ("device", "precision")
+            if old[name] != new[name]
+        ]
+        differences += [
+            f"other {name}, {old[name]['count']} then and {new[name]['count']} now"
+            for name in ("images", "test")
+            if old[name] != new[name]
+        ]
+        if path == grid.file:
+            difference = recipe_difference(recipe_from_dict(old["recipe"]), grid.base)
+            differences += [difference] if difference else []
+        if differences:
+            raise UsageError(
+                f"{path} belongs to another study ({', '.join(differences)}); choose another --run"
+            )
+
+
+def is_budget_open(options: Options) -> bool:
+    """Say whether the budget is still to choose the epochs; a study begun before has its own."""
+    path = options.run / f"study-{options.study}.json"
+    return options.budget_seconds is not None and not _stored_plan(path)
+
+
+def forecast(grid: Grid, *, keep: bool) -> Forecast:
+    """Time a few steps of each mechanism, and one evaluation.
+
+    Args:
+        keep: write what the evaluation found, the untrained encoder's scores.
+    """
+    evaluation = score_untrained(grid.bench, grid.base, 0, keep=keep)
+    rates: dict[str, float] = {}
+    for setting in reversed(grid.settings):  # the last of a mechanism is its costliest
+        if setting.recipe.mechanism not in rates:
+            plan = grid.bench.plan(setting.recipe, 0)
+            _, rates[setting.recipe.mechanism] = time_steps(plan)
+    images = len(grid.bench.train)
+    watching = evaluation["seconds"] if grid.bench.watched else 0.0
+    return Forecast(
+        {
+            setting.name: images / rates[setting.recipe.mechanism] + watching
+            for setting in grid.settings
+        },
+        evaluation["seconds"],
+    )
+
+
+def epochs_within(grid: Grid, expected: Forecast, budget_seconds: float) -> int:
+    """Return the number of epochs, equal for all cells, with which the study fits the budget.
+
+    Raises:
+        UsageError: Not even one epoch fits.
+    """
+    an_epoch = grid.seeds * sum(expected.epoch_seconds.values())
+    fixed = (grid.runs + grid.seeds + 1) * expected.evaluation_seconds
+    epochs = int((budget_seconds - fixed) / an_epoch)
+    if epochs < 1:
+        raise UsageError(
+            f"one epoch of {grid.runs} runs takes {(fixed + an_epoch) / 60:.1f} minutes, more than "
+            f"--budget; give {-int(-(fixed + an_epoch) // 60)}m, or fewer --seeds"
+        )
+    return epochs
+
+
+def run_study(
+    grid: Grid, report: StudyReport, stop: Callable[[], int | None] = lambda: None
+) -> Results:
+    """Carry out a study: train and score each cell that is not done, seed by seed.
+
+    Raises:
+        InterruptedRunError: `stop` said so; the same call goes on from there.
+    """
+    check_directory(grid)
+    if not _stored_plan(grid.file):
+        write_whole(grid.file, json.dumps({"plan": plan_of(grid)}, indent=1) + "\n")
+    results = Results(grid)
+    number = 0
+    for seed in range(grid.seeds):
+        results.untrained.append(score_untrained(grid.bench, grid.base, seed))
+        for setting in grid.settings:
+            number += 1
+            told = report.begun(number, setting, seed)
+            scores = run_cell(grid.bench, setting.recipe, seed, report=told, stop=stop)
+            results.cells[setting.name, seed] = scores
+            report.scored(results, setting, seed)
+            if (code := stop()) is not None and number < grid.runs:
+                raise InterruptedRunError(
+                    f"stopped after run {number} of {grid.runs}; "
+                    "the same command goes on from there",
+                    code,
+                )
+    results.pixels = score_pixels(grid.bench, grid.base)
+    return results
+
+
+def plan_of(grid: Grid) -> dict[str, Any]:
+    """Return the study's plan as its file has it."""
+    return {**grid.identity(), "seeds": grid.seeds}
+
+
+def is_done(grid: Grid, setting: Setting, seed: int) -> bool:
+    """Say whether a cell has its scores already."""
+    return read_scores(grid.bench.plan(setting.recipe, seed).run) is not None
+
+
+def _fingerprint(images: Images) -> dict[str, Any]:
+    names = [images.name(image_id) for image_id in range(len(images))]
+    return {"count": len(names), "fingerprint": image_fingerprint(names)}
+
+
+def _stored_plan(path: Path) -> dict[str, Any]:
+    """Return the plan that a study's file has, empty without one."""
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))["plan"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no study's file ({error}); choose another --run or remove it"
+        ) from error
+    return dict(plan)
