@@ -30,6 +30,7 @@ LAYERS = [
     {"pretraining", "demo"},
     {"study_cells"},
     {"study"},
+    {"study_forecast"},
     {"report"},
     {"cli"},
     {"__main__"},

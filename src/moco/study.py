@@ -12,13 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from moco.checkpoint import image_fingerprint
 from moco.data.images import Images
 from moco.errors import InterruptedRunError, UsageError
 from moco.evaluate.labelled import matching_folders
 from moco.evaluate.paired import Difference, paired_difference
 from moco.plan import CACHE_BYTES, make_plan
-from moco.pretraining import time_steps
 from moco.progress import Report
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_difference, recipe_from_dict, recipe_to_dict
@@ -26,6 +24,7 @@ from moco.studies import STUDIES
 from moco.study_cells import (
     Bench,
     Scores,
+    fingerprint,
     read_scores,
     run_cell,
     score_pixels,
@@ -55,20 +54,14 @@ class Grid:
         """How many cells there are."""
         return len(self.settings) * self.seeds
 
-    def with_epochs(self, epochs: int, resolve: Callable[[int], Recipe]) -> Grid:
-        """Return the same study with so many epochs; what a recipe derives from them follows."""
-        base = resolve(epochs)
-        settings = self.study.settings_of(base, len(self.bench.train))
-        return replace(self, base=base, settings=settings)
-
     def identity(self) -> dict[str, Any]:
         """Return what a continuation of this study must have in common with it."""
         plan = self.bench.plan(self.base, 0)
         return {
             "study": self.study.name,
             "recipe": recipe_to_dict(self.base),
-            "images": _fingerprint(self.bench.train),
-            "test": _fingerprint(self.bench.test),
+            "images": fingerprint(self.bench.train),
+            "test": fingerprint(self.bench.test),
             "device": plan.device.type,
             "precision": str(plan.precision or "float32").removeprefix("torch."),
         }
@@ -131,24 +124,6 @@ class Results:
         )
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """How long a study takes on this machine."""
-
-    epoch_seconds: dict[str, float]
-    """Of each setting."""
-    evaluation_seconds: float
-
-    def cell_seconds(self, setting: Setting) -> float:
-        """Return how long one seed of the setting takes."""
-        return self.epoch_seconds[setting.name] * setting.recipe.epochs + self.evaluation_seconds
-
-    def total_seconds(self, grid: Grid) -> float:
-        """Return how long all of the study takes."""
-        cells = grid.seeds * sum(self.cell_seconds(setting) for setting in grid.settings)
-        return cells + (grid.seeds + 1) * self.evaluation_seconds
-
-
 class StudyReport(Protocol):
     """Who is told how a study goes."""
 
@@ -187,8 +162,7 @@ def make_grid(options: Options) -> Grid:
     base = resolve_base(options, train, epochs)
     settings = study.settings_of(base, len(train))
     grid = Grid(study=study, bench=bench, base=base, seeds=options.seeds, settings=settings)
-    if options.budget_seconds is None or stored:
-        check_directory(grid)
+    check_directory(grid)
     return grid
 
 
@@ -236,50 +210,17 @@ def check_directory(grid: Grid) -> None:
             )
 
 
+def with_epochs(grid: Grid, options: Options, epochs: int) -> Grid:
+    """Return the same study with so many epochs; what a recipe derives from them follows."""
+    base = resolve_base(options, grid.bench.train, epochs)
+    settings = grid.study.settings_of(base, len(grid.bench.train))
+    return replace(grid, base=base, settings=settings)
+
+
 def is_budget_open(options: Options) -> bool:
     """Say whether the budget is still to choose the epochs; a study begun before has its own."""
     path = options.run / f"study-{options.study}.json"
     return options.budget_seconds is not None and not _stored_plan(path)
-
-
-def forecast(grid: Grid, *, keep: bool) -> Forecast:
-    """Time a few steps of each mechanism, and one evaluation.
-
-    Args:
-        keep: write what the evaluation found, the untrained encoder's scores.
-    """
-    evaluation = score_untrained(grid.bench, grid.base, 0, keep=keep)
-    rates: dict[str, float] = {}
-    for setting in reversed(grid.settings):  # the last of a mechanism is its costliest
-        if setting.recipe.mechanism not in rates:
-            plan = grid.bench.plan(setting.recipe, 0)
-            _, rates[setting.recipe.mechanism] = time_steps(plan)
-    images = len(grid.bench.train)
-    watching = evaluation["seconds"] if grid.bench.watched else 0.0
-    return Forecast(
-        {
-            setting.name: images / rates[setting.recipe.mechanism] + watching
-            for setting in grid.settings
-        },
-        evaluation["seconds"],
-    )
-
-
-def epochs_within(grid: Grid, expected: Forecast, budget_seconds: float) -> int:
-    """Return the number of epochs, equal for all cells, with which the study fits the budget.
-
-    Raises:
-        UsageError: Not even one epoch fits.
-    """
-    an_epoch = grid.seeds * sum(expected.epoch_seconds.values())
-    fixed = (grid.runs + grid.seeds + 1) * expected.evaluation_seconds
-    epochs = int((budget_seconds - fixed) / an_epoch)
-    if epochs < 1:
-        raise UsageError(
-            f"one epoch of {grid.runs} runs takes {(fixed + an_epoch) / 60:.1f} minutes, more than "
-            f"--budget; give {-int(-(fixed + an_epoch) // 60)}m, or fewer --seeds"
-        )
-    return epochs
 
 
 def run_study(
@@ -318,14 +259,14 @@ def plan_of(grid: Grid) -> dict[str, Any]:
     return {**grid.identity(), "seeds": grid.seeds}
 
 
-def is_done(grid: Grid, setting: Setting, seed: int) -> bool:
-    """Say whether a cell has its scores already."""
-    return read_scores(grid.bench.plan(setting.recipe, seed).run) is not None
-
-
-def _fingerprint(images: Images) -> dict[str, Any]:
-    names = [images.name(image_id) for image_id in range(len(images))]
-    return {"count": len(names), "fingerprint": image_fingerprint(names)}
+def cells_left(grid: Grid) -> list[tuple[Setting, int]]:
+    """Return the settings and seeds that have no scores yet, in the order of their runs."""
+    return [
+        (setting, seed)
+        for seed in range(grid.seeds)
+        for setting in grid.settings
+        if read_scores(grid.bench.directory(setting.recipe, seed)) is None
+    ]
 
 
 def _stored_plan(path: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from moco.checkpoint import image_fingerprint
+from moco.data.images import Images
 from moco.demo import STATISTICS_STEPS, untrained_backbone
 from moco.errors import DivergedError, InterruptedRunError, StorageError
 from moco.evaluate.features import extract_features
@@ -38,6 +40,8 @@ from moco.specs import ViewsSpec
 Scores = dict[str, Any]
 """What scores.json holds: linear, knn_200, knn_20, pretext_top1, loss (0 to 1 but the last),
 seconds, and failed, the reason why there are no others, or empty."""
+MOST_PIXELS = 1 << 28
+"""Numbers that the linear probe of raw pixels may fit in memory: 87,000 images of 32 pixels."""
 CELL_NAME, CELL_SOURCE = "study-cell", "a cell of `moco study`"
 """Studies share equal cells, whatever the recipes are called."""
 
@@ -76,6 +80,16 @@ class Bench:
         if self.watched or (watched / "scores.json").exists():
             return watched
         return cells / f"{name}-seed{seed}"
+
+    def folders(self) -> dict[str, Any]:
+        """Return which images these are."""
+        return {"images": fingerprint(self.train), "test": fingerprint(self.test)}
+
+
+def fingerprint(images: Images) -> dict[str, Any]:
+    """Return which images these are, by number and names."""
+    names = [images.name(image_id) for image_id in range(len(images))]
+    return {"count": len(names), "fingerprint": image_fingerprint(names)}
 
 
 def short_hash(values: Mapping[str, Any]) -> str:
@@ -133,8 +147,9 @@ def score_untrained(bench: Bench, recipe: Recipe, seed: int, *, keep: bool = Tru
         keep: write them, so that they are not computed again.
     """
     plan = bench.plan(recipe, seed)
-    shape = recipe_to_dict(plan.recipe)
-    name = short_hash({part: shape[part] for part in ("encoder", "views", "batch_size")})
+    shape = recipe_to_dict(recipe)
+    parts = {part: shape[part] for part in ("encoder", "views", "batch_size", "batch_norm_groups")}
+    name = short_hash({**parts, **bench.folders()})
     directory = bench.run / "cells" / f"{name}-untrained-seed{seed}"
     known = read_scores(directory)
     if known is not None:
@@ -144,9 +159,12 @@ def score_untrained(bench: Bench, recipe: Recipe, seed: int, *, keep: bool = Tru
 
 
 def score_pixels(bench: Bench, recipe: Recipe) -> Scores:
-    """Return the scores of the raw pixels that evaluation looks at."""
+    """Return the scores of the raw pixels that evaluation looks at; empty if they are too many."""
+    pixels = 3 * recipe.views.evaluation_size**2 * len(bench.train)
+    if pixels > MOST_PIXELS:
+        return {}
     plan = bench.plan(recipe, 0)
-    name = short_hash(recipe_to_dict(plan.recipe)["views"])
+    name = short_hash({"views": recipe_to_dict(recipe)["views"], **bench.folders()})
     directory = bench.run / "cells" / f"{name}-pixels"
     known = read_scores(directory)
     return known or _scored_reference(bench, plan, None, directory, keep=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.pretrain import command_workers
 from moco.cli.signals import StopSignals
-from moco.cli.terminal import duration, print_table, printable, say
+from moco.cli.terminal import TerminalReport, duration, print_table, printable, say
 from moco.progress import Report, SilentReport
 from moco.report.study_figure import require_matplotlib
 from moco.report.study_page import (
@@ -20,23 +21,23 @@ from moco.report.study_page import (
     write_results,
 )
 from moco.study import (
-    Forecast,
     Grid,
     Options,
     Results,
-    epochs_within,
-    forecast,
+    cells_left,
     is_budget_open,
-    is_done,
     make_grid,
-    resolve_base,
     run_study,
+    with_epochs,
 )
+from moco.study_cells import score_pixels
+from moco.study_forecast import Forecast, epochs_within, forecast
 from moco.study_spec import Setting
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a study, or show what it would do."""
+    began = time.monotonic()
     check_json_path(arguments.json)
     require_matplotlib()
     options = Options(
@@ -54,67 +55,72 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
     )
     grid = make_grid(options)
-    expected = forecast(grid, keep=not arguments.dry_run)
-    if is_budget_open(options):
-        epochs = epochs_within(grid, expected, arguments.budget)
-        grid = grid.with_epochs(
-            epochs, lambda count: resolve_base(options, grid.bench.train, count)
-        )
-    seconds = expected.total_seconds(grid)
-    say(
-        printable(
-            f"{grid.study.title} ({grid.study.source}): {grid.runs} runs of {grid.base.epochs} "
-            f"epochs, about {duration(seconds)}"
-        )
-    )
-    if arguments.dry_run:
+    expected = None
+    if arguments.dry_run or is_budget_open(options) or cells_left(grid):
+        expected = forecast(grid, keep=not arguments.dry_run)
+    if expected and is_budget_open(options):
+        if not arguments.dry_run:
+            score_pixels(grid.bench, grid.base)  # its probe may take minutes: before the choice
+        left = arguments.budget - (time.monotonic() - began)
+        grid = with_epochs(grid, options, epochs_within(grid, expected, left))
+    seconds = expected.seconds_left(grid) if expected else 0.0
+    say(headline(grid, seconds))
+    if expected and arguments.dry_run:
         show_grid(grid, expected)
-        write_json(
-            arguments.json,
-            {"runs": grid.runs, "epochs": grid.base.epochs, "predicted_seconds": round(seconds, 1)},
-        )
+        figures: dict[str, object] = {"runs": grid.runs, "epochs": grid.base.epochs}
+        write_json(arguments.json, {**figures, "predicted_seconds": round(seconds, 1)})
         return 0
-    began = time.monotonic()
     with StopSignals() as signals:
         results = run_study(grid, LineReport(grid, expected), signals.asked)
     write_results(results)
     show_results(results)
-    say(
-        f"done in {duration(time.monotonic() - began)}; "
-        f"{printable(str(grid.file.with_suffix('.md')))} has the table and the figure"
-    )
+    page = printable(str(grid.file.with_suffix(".md")))
+    say(f"done in {duration(time.monotonic() - began)}; {page} has the table and the figure")
     write_json(arguments.json, plain_results(results))
     return 0
+
+
+def headline(grid: Grid, seconds: float) -> str:
+    """Return in a line what the study compares, and how long that takes."""
+    done = grid.runs - len(cells_left(grid))
+    line = (
+        f"{grid.study.title} ({grid.study.source}): {grid.runs} runs of {grid.base.epochs} epochs"
+    )
+    line += f", {done} of them done" if done else ""
+    return line + (f", about {duration(seconds)}" if done < grid.runs else "")
 
 
 class CellReport(SilentReport):
     """Passes on what the user should know of a cell, not its steps."""
 
+    def __init__(self, say_line: Callable[[str], None]) -> None:
+        self.say_line = say_line
+
     def note(self, text: str) -> None:
         if text.startswith(("passed over", "skipped", "going on")):
-            say(printable(f"    {text}"))
+            self.say_line(f"    {text}")
 
 
 class LineReport:
     """One line a cell, and the results so far after each."""
 
-    def __init__(self, grid: Grid, expected: Forecast) -> None:
-        self.grid, self.expected = grid, expected
+    def __init__(self, grid: Grid, expected: Forecast | None) -> None:
+        self.grid = grid
         self.left = {
             (setting.name, seed): expected.cell_seconds(setting)
-            for setting in grid.settings
-            for seed in range(grid.seeds)
-            if not is_done(grid, setting, seed)
+            for setting, seed in cells_left(grid)
+            if expected is not None
         }
         self.foreseen = self.taken = 0.0
         self.began, self.number = 0.0, 0
+        self.say_line = TerminalReport().note  # goes on when nobody reads any more
 
     def begun(self, number: int, setting: Setting, seed: int) -> Report:
         """Say which cell is next."""
         self.began, self.number = time.monotonic(), number
         if (setting.name, seed) in self.left:
-            say(printable(f"{number}/{self.grid.runs} {setting.name}, seed {seed}"))
-        return CellReport()
+            self.say_line(f"{number}/{self.grid.runs} {setting.name}, seed {seed}")
+        return CellReport(self.say_line)
 
     def scored(self, results: Results, setting: Setting, seed: int) -> None:
         """Say what came of it and how long the rest takes, and write what is known."""
@@ -131,7 +137,7 @@ class LineReport:
         )
         left = duration(pace * sum(self.left.values()))
         where = f"{self.number}/{self.grid.runs} {setting.name}, seed {seed}"
-        say(printable(f"{where}: {what}" + (f"  {left} left" if self.left else "")))
+        self.say_line(f"{where}: {what}" + (f"  {left} left" if self.left else ""))
         if foreseen:
             write_results(results)
 

@@ -132,7 +132,7 @@ def _curves(axes: Axes, results: Results, measure: str, label: str) -> None:
 
 def _complete_curves(results: Results, setting: Setting, measure: str) -> list[list[float]]:
     curves = [
-        epoch_curves(results.grid.bench.plan(setting.recipe, seed).run)[measure]
+        epoch_curves(results.grid.bench.directory(setting.recipe, seed))[measure]
         for (name, seed), scores in results.cells.items()
         if name == setting.name and not scores["failed"]
     ]

@@ -50,6 +50,8 @@ def table_rows(results: Results) -> list[list[str]]:
         name = setting.name + (f" ({failures} diverged)" if failures else "")
         rows.append([name, setting.paper, *figures])
     for name, scored in ((UNTRAINED, results.untrained), (PIXELS, [results.pixels])):
+        if not any(scored):
+            continue
         found = [
             spread([scores[measure] for scores in scored if measure in scores])
             for measure in MEASURES
@@ -133,7 +135,7 @@ def plain_results(results: Results) -> dict[str, Any]:
                 "seeds": [
                     {
                         **scores,
-                        "cell": grid.bench.plan(setting.recipe, seed).run.name,
+                        "cell": grid.bench.directory(setting.recipe, seed).name,
                         **(_curves(results, setting.name, seed) if grid.bench.watched else {}),
                     }
                     for (name, seed), scores in results.cells.items()
@@ -164,7 +166,7 @@ def plain_results(results: Results) -> dict[str, Any]:
 
 def _curves(results: Results, name: str, seed: int) -> dict[str, Any]:
     setting = next(setting for setting in results.grid.settings if setting.name == name)
-    return {"epochs": epoch_curves(results.grid.bench.plan(setting.recipe, seed).run)}
+    return {"epochs": epoch_curves(results.grid.bench.directory(setting.recipe, seed))}
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
