@@ -58,7 +58,7 @@ def find_recipe(asked: str | Path | Recipe) -> FoundRecipe:
     is_file = text.endswith(ENDINGS) or os.path.exists(text)
     if isinstance(asked, Path) or is_file:
         return _from_file(read_recipe_file(Path(text)))
-    raise UsageError(f"unknown recipe '{text}'; {_hint(text)}")
+    raise UsageError(f"unknown recipe '{text}'; {_hint(text, ', or name a .yaml file')}")
 
 
 def _from_file(file: RecipeFile) -> FoundRecipe:
@@ -72,7 +72,7 @@ def _from_file(file: RecipeFile) -> FoundRecipe:
             )
         return FoundRecipe(name, _changed(file, MOCO_V1))  # of which nothing is left
     if file.base not in NAMES:
-        raise file.refusal(f"unknown base '{file.base}'; {_hint(file.base)}", "base")
+        raise file.refusal(f"unknown base '{file.base:.80}'; {_hint(file.base)}", "base")
     if file.base == SMALL:
         return FoundRecipe(name, None, file)
     return FoundRecipe(name, _changed(file, RECIPES[file.base]))
@@ -101,8 +101,8 @@ def _name(file: RecipeFile) -> str:
     return name
 
 
-def _hint(name: str) -> str:
+def _hint(name: str, more: str = "") -> str:
     near = difflib.get_close_matches(name, NAMES, n=1)
     if near:
         return f"did you mean '{near[0]}'?"
-    return f"the recipes are {', '.join(NAMES)}, or name a .yaml file"
+    return f"the recipes are {', '.join(NAMES)}{more}"

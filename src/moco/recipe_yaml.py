@@ -203,11 +203,16 @@ def _line_and_reason(error: yaml.YAMLError, text: str) -> tuple[int, str]:
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return line, "a character that no text has; save the file as plain text"
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None)
+    begun = getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or str(error)
+    is_unfinished = mark is not None and mark.index >= len(text.rstrip())
+    if begun is not None and (is_unfinished or "could not find expected ':'" in problem):
+        mark = begun  # what is noticed later is wrong where it began
+    line = mark.line + 1 if mark is not None else 1
     if "'\\t'" in problem:
-        return mark.line + 1 if mark else 1, "a tab stands here; indent with spaces"
-    return mark.line + 1 if mark else 1, f"not readable as YAML ({problem}); mend this line"
+        return line, "a tab stands here; indent with spaces"
+    return line, f"not readable as YAML ({problem}); mend this line"
 
 
 def _line(node: yaml.Node) -> int:

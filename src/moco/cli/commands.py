@@ -183,12 +183,11 @@ def _add_recipes(commands: Subparsers) -> None:
         "list the recipes with the scores that were published for them",
         """
 
-  moco recipes                          the table
-  moco recipes show moco-v2 > mine.yaml a recipe file with every field explained, to edit
-  moco recipes diff moco-v1 moco-v2     what differs""",
+  moco recipes                           the table
+  moco recipes show moco-v2 > mine.yaml  a recipe file with every field explained, to edit
+  moco recipes diff moco-v1 moco-v2      what differs""",
     )
     _add_json(recipes)
-    recipes.set_defaults(action="list")
     actions = recipes.add_subparsers(dest="action", metavar="ACTION")
     show = _command(
         actions,
@@ -210,8 +209,7 @@ are none.""",
     diff.add_argument("old", metavar="A", help=RECIPE_HELP)
     diff.add_argument("new", metavar="B", help="the same")
     for command in (show, diff):
-        _add_json(command)
-        command.set_defaults(json=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
+        _add_json(command, default=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
 
 
 def _add_study(commands: Subparsers) -> None:
@@ -274,10 +272,11 @@ def _add_resume(command: Parser) -> None:
     )
 
 
-def _add_json(command: Parser) -> None:
+def _add_json(command: Parser, default: str | None = None) -> None:
     command.add_argument(
         "--json",
         type=given_path,
+        default=default,
         metavar="FILE",
         help="also write the figures there; see docs/json.md",
     )
