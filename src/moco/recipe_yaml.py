@@ -165,7 +165,7 @@ def _read_text(path: Path) -> str:
     if len(content) > MOST_BYTES:
         raise UsageError(f"{path}: more than {MOST_BYTES >> 10} kB is no recipe; name another file")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise _refusal(path, line, "this is not UTF-8 text; save it as UTF-8") from error

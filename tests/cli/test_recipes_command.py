@@ -288,7 +288,7 @@ def test_a_file_s_mistakes_in_the_small_recipe_have_lines(
 def test_a_mistake_in_set_is_not_the_file_s(photos: Path, tmp_path: Path, capsys: Capture) -> None:
     words = small_run(photos, tmp_path, SMALL, "--set", "temperature=0")
     assert shown(capsys, *words, code=2).startswith("moco: error: temperature must be from")
-    words = small_run(photos, tmp_path, SMALL, "--epochs", "0")
+    words = small_run(photos, tmp_path, SMALL + "epochs: 3", "--epochs", "0")
     assert shown(capsys, *words, code=2).startswith("moco: error: epochs must be at least 1")
 
 
