@@ -29,7 +29,7 @@ def run_processes(tmp_path: Path) -> Callable[..., list[Any]]:
 
     def run(count: int, work: Callable[..., Any], *args: Any) -> list[Any]:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch.distributed"])  # so that torch is imported once
+        context.set_forkserver_preload(["moco.pretraining"])  # so that torch is imported once
         processes = [
             context.Process(target=_work_in_group, args=(rank, count, tmp_path, work, args))
             for rank in range(count)

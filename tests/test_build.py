@@ -80,12 +80,12 @@ def test_groups_are_shared_out_among_processes(monkeypatch: pytest.MonkeyPatch) 
     assert contrast.shuffle_keys  # the processes are the groups
 
 
-@pytest.mark.parametrize("processes", [3, 8])
-def test_refuses_processes_that_the_groups_do_not_split_over(
-    monkeypatch: pytest.MonkeyPatch, processes: int
+@pytest.mark.parametrize(("processes", "unfit"), [(3, "batch_size 16"), (8, "batch_norm_groups 4")])
+def test_refuses_processes_that_batch_or_groups_do_not_split_over(
+    monkeypatch: pytest.MonkeyPatch, processes: int, unfit: str
 ) -> None:
     monkeypatch.setattr(moco.build, "world_size", lambda: processes)
-    with pytest.raises(UsageError, match=f"batch_norm_groups 4 does not split .* {processes} "):
+    with pytest.raises(UsageError, match=f"{unfit} does not split over {processes} "):
         build_contrast(TINY, images=IMAGES, seed=0)
 
 

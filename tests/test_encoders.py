@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from moco.encoders import (
 from moco.errors import UsageError
 from moco.recipe import Recipe
 from moco.recipes import CIFAR10_RESNET18, MOCO_V3_RESNET50, MOCO_V3_VIT_BASE, MOCO_V3_VIT_SMALL
-from moco.specs import EncoderSpec
+from moco.specs import EncoderSpec, ViewsSpec
 
 TINY = EncoderSpec(backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=6)
 
@@ -54,17 +55,91 @@ def test_resnets_have_torchvision_s_names_and_compute_the_same(name: str) -> Non
     [
         (EncoderSpec(), 23_508_032, 262_272),
         (EncoderSpec(head="mlp"), 23_508_032, 4_458_624),
-        (EncoderSpec(width=2), 93_907_072, 94_431_488 - 93_907_072),
-        (EncoderSpec(width=4), 375_378_176, 376_426_880 - 375_378_176),
         (CIFAR10_RESNET18.encoder, 11_234_496 - 65_664, 65_664),
     ],
-    ids=["v1", "v2", "w2x", "w4x", "cifar"],
+    ids=["v1", "v2", "cifar"],
 )
 def test_parameter_counts_of_the_papers(spec: EncoderSpec, backbone: int, head: int) -> None:
     with torch.device("meta"):
         encoder = build_encoder(spec)
     assert parameter_count(encoder.backbone) == backbone
     assert parameter_count(encoder.head) == head
+
+
+# ALGORITHM.md, section 12: the paper's millions; parameters without a head, and with a 128-d one
+PAPER_COUNTS = {
+    24: (EncoderSpec(), 23_508_032, 23_770_304),
+    46: (EncoderSpec(backbone="resnext50_32x8d"), 45_972_800, 46_235_072),
+    94: (EncoderSpec(width=2), 93_907_072, 94_431_488),
+    375: (EncoderSpec(width=4), 375_378_176, 376_426_880),
+}
+
+
+def paper_millions(spec: EncoderSpec) -> int:
+    with torch.device("meta"):
+        return round(parameter_count(build_backbone(spec)) / 1e6)
+
+
+@pytest.mark.parametrize("millions", PAPER_COUNTS)
+def test_backbones_have_the_sizes_that_the_paper_gives(millions: int) -> None:
+    spec, bare, with_head = PAPER_COUNTS[millions]
+    with torch.device("meta"):
+        encoder = build_encoder(spec)
+    sys.stdout.write(
+        f"{spec.backbone} width {spec.width:g}: {parameter_count(encoder.backbone):,}, "
+        f"{parameter_count(encoder):,} with the head, {millions} M in the paper\n"
+    )
+    assert parameter_count(encoder.backbone) == bare
+    assert parameter_count(encoder) == with_head
+    assert paper_millions(spec) == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"), [("wide_resnet50_2", 94), ("resnext50_32x4d", 46), ("resnext101_32x8d", 46)]
+)
+def test_other_nets_of_like_names_are_not_the_paper_s(name: str, paper: int) -> None:
+    assert paper_millions(EncoderSpec(backbone=name)) != paper
+
+
+def test_the_paper_s_resnext_is_torchvision_s_with_groups_of_eight() -> None:
+    torch.manual_seed(0)
+    block = torchvision.models.resnet.Bottleneck
+    original = torchvision.models.ResNet(block, [1, 1, 1, 1], groups=32, width_per_group=8)
+    original.fc = nn.Identity()
+    spec = EncoderSpec(backbone="resnext50_32x8d", stage_blocks=(1, 1, 1, 1))
+    backbone = build_backbone(spec)
+    assert shapes(backbone) == shapes(original)
+    backbone.load_state_dict(original.state_dict())
+    view = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(view), original(view), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [0.125, 0.5, 2.0])
+def test_a_wide_resnext_is_a_multiple_of_every_layer(width: float) -> None:
+    spec = EncoderSpec(backbone="resnext50_32x8d", stage_blocks=(1, 1, 1, 1))
+    with torch.device("meta"):
+        wide, plain = (build_backbone(replace(spec, width=share)) for share in (width, 1))
+    for (name, weight), plain_weight in zip(
+        wide.named_parameters(), plain.parameters(), strict=True
+    ):
+        assert len(weight) == width * len(plain_weight), name
+    assert {layer.groups for layer in wide.modules() if isinstance(layer, nn.Conv2d)} == {1, 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("resnext50_32x8d", 0.3), ("resnext50_32x8d", 1 / 16), ("resnext50_32x4d", 1 / 8)],
+)
+def test_a_width_that_splits_a_group_s_channels_is_refused(name: str, width: float) -> None:
+    with pytest.raises(UsageError, match=rf"encoder\.width .*'{name}'; take a multiple of 1/"):
+        build_backbone(EncoderSpec(backbone=name, width=width))
+
+
+def test_the_least_width_is_built() -> None:
+    spec = EncoderSpec(backbone="resnet18", width=1 / 64, stage_blocks=(1, 1, 1, 1))
+    with torch.no_grad():
+        assert build_backbone(spec)(torch.randn(2, 3, 32, 32)).shape == (2, 8)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +204,12 @@ def test_a_vit_of_v3_is_built_for_its_images_and_freezes_its_patches() -> None:
         backbone="moco_v3_vit_conv_small", freeze_patch_projection=True, head="mlp_bn", dim=6
     )
     for name, frozen in (("moco_v3_vit_small", 3), ("moco_v3_vit_conv_small", 1)):
-        encoder = build_encoder(replace(spec, backbone=name), image_size=32)
+        encoder = build_encoder(replace(spec, backbone=name), ViewsSpec(image_size=32))
         assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 6)
         held = [n for n, weight in encoder.named_parameters() if not weight.requires_grad]
         assert len(held) == frozen, held
     with pytest.raises(UsageError, match="multiple of"):
-        build_encoder(spec, image_size=30)
+        build_encoder(spec, ViewsSpec(image_size=30))
 
 
 def test_only_v3s_vits_freeze_their_patches() -> None:
@@ -257,6 +332,11 @@ def test_features_are_counted_before_a_classifier_s_hidden_layer() -> None:
         assert encoder(torch.randn(1, 3, 32, 32)).shape == (1, 6)
 
 
+def test_the_paper_s_resnext_is_a_near_name_too() -> None:
+    with pytest.raises(UsageError, match="did you mean resnext50_32x8d"):
+        build_encoder(EncoderSpec(backbone="resnext50_32x8"))
+
+
 @pytest.mark.parametrize("typed", ["resnet5", "resnt50", "ResNet50", "resnet_50"])
 def test_an_unknown_model_is_answered_with_a_near_name(typed: str) -> None:
     with pytest.raises(UsageError, match=f"timm has no model '{typed}'") as caught:
@@ -291,6 +371,18 @@ def test_a_resnet_with_another_norm_is_built_and_refuses_widths_that_its_norm_do
             )
         with pytest.raises(UsageError, match=rf"encoder\.width .* not '{name}'"):
             build_encoder(EncoderSpec(backbone=name, width=0.5))
+
+
+def test_stored_pixels_are_normalized_and_numbers_are_taken_as_they_are() -> None:
+    torch.manual_seed(0)
+    views = ViewsSpec(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    encoder = build_encoder(replace(TINY, stem="small"), views)
+    pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    by_hand = torch.stack(
+        [(pixels[:, c] / 255 - views.mean[c]) / views.std[c] for c in range(3)], dim=1
+    )
+    torch.testing.assert_close(encoder(pixels), encoder(by_hand))
+    assert not torch.allclose(encoder(pixels), encoder(pixels / 255))
 
 
 def test_lower_precision_gives_float32_embeddings_and_gradients() -> None:

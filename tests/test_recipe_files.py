@@ -23,6 +23,7 @@ from moco.recipe_files import (
     set_fields,
     write_recipe,
 )
+from moco.recipe_words import recipe_changes
 from moco.recipes import MOCO_V1, MOCO_V2, RECIPES
 from moco.small import small_recipe
 
@@ -105,6 +106,8 @@ def test_every_field_can_be_set_and_nothing_else_moves(field: str) -> None:
     difference = recipe_difference(MOCO_V1, changed)
     assert difference.startswith(f"{field} ")
     assert "\n" not in difference
+    counted = [] if field in ("name", "source") else [field]
+    assert [change.part for change in recipe_changes(MOCO_V1, changed)] == counted
 
 
 @each_field

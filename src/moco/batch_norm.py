@@ -5,8 +5,8 @@ if it lay on its own device (MoCo v1, section 3.3). With the key batch permuted,
 then share no statistics, and nothing in a batch tells which key is whose. One process with G groups
 equals G processes. Across processes, all of them share one mean and variance (MoCo v3).
 
-Deviation: running statistics are the mean over the groups; the official multi-process code keeps
-those of process 0 (docs/deviations.md).
+Deviation: running statistics are the mean over groups and processes; the official multi-process
+code keeps those of process 0 (docs/deviations.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from moco.distributed import sum_over_processes, world_size
+from moco.distributed import mean_over_processes, sum_over_processes, world_size
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -114,6 +114,28 @@ class SyncedBatchNorm(SharedBatchNorm):
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         return normal.to(input.dtype)
+
+
+@torch.no_grad()
+def average_statistics(module: nn.Module) -> None:
+    """Give running statistics their mean over processes: what as many groups have in one.
+
+    Training never reads them, so it is for whoever saves or evaluates. Statistics that all
+    processes share already are not sent.
+    """
+    if world_size() == 1:
+        return
+    statistics = [
+        value
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, SyncedBatchNorm)
+        for value in (layer.running_mean, layer.running_var)
+        if value is not None
+    ]
+    if statistics:
+        mean = mean_over_processes(torch.cat([value.flatten() for value in statistics]))
+        parts = torch.split(mean, [value.numel() for value in statistics])
+        torch._foreach_copy_(statistics, list(parts))
 
 
 def has_batch_norm(module: nn.Module) -> bool:

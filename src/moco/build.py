@@ -45,8 +45,9 @@ def build_contrast(
         UsageError: The backbone is unknown or does not take the recipe's image size, or the groups
             do not go with the number of processes.
     """
+    check_shares(recipe)
     torch.manual_seed(seed)
-    encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size)
+    encoder = build_encoder(recipe.encoder, recipe.views)
     check_sizes(encoder, recipe)
     on_cpu = device.type == "cpu"
     if not (on_cpu and outsized_stride(encoder, recipe.views.image_size)):
@@ -68,6 +69,19 @@ def build_contrast(
         seed=seed,
     )
     return contrast.to(device, memory_format=encoder.layout)  # type: ignore[call-overload,no-any-return]
+
+
+def check_shares(recipe: Recipe) -> None:
+    """Refuse a batch that its processes cannot share equally.
+
+    Raises:
+        UsageError: It is no multiple of their number.
+    """
+    if recipe.batch_size % world_size():
+        raise UsageError(
+            f"batch_size {recipe.batch_size} does not split over {world_size()} processes; set it "
+            "to a multiple (it counts the images of all of them)"
+        )
 
 
 def share_batch_norm(module: nn.Module, groups: int) -> None:

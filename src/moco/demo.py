@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moco.build import build_contrast
-from moco.data.batches import Batches, to_inputs
+from moco.data.batches import Batches, to_device
 from moco.demo_data import DemoData
 from moco.evaluate.compare import Interval, Measure, compare_votes, suitable_measure
 from moco.evaluate.features import Features, extract_features
@@ -86,7 +86,7 @@ def untrained_backbone(plan: Plan, *, statistics_steps: int) -> nn.Module:
     views = plan.recipe.views
     batches = Batches(plan.images, views, batch_size=plan.recipe.batch_size, seed=plan.seed)
     for step in range(statistics_steps):
-        view_a, _, _ = to_inputs(batches[step], views, plan.device)
+        view_a, _, _ = to_device(batches[step], plan.device)
         encoder(view_a)
     return cast(nn.Module, encoder.eval().backbone)
 

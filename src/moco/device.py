@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from moco.errors import UsageError
+from moco.processes import local_processes
 from moco.small import DeviceKind
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -25,17 +26,22 @@ def pick_device(name: str) -> torch.device:
     """
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available() and local_processes() == 1,
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, present in available.items() if present))
+        name = next(kind for kind, present in available.items() if present)
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise UsageError(f"device must be auto, cpu, cuda or mps, got {name!r}") from error
     if not available.get(device.type, False):
         raise UsageError(f"device '{name}' is not on this machine; use --device auto")
+    if device.type == "cuda" and torch.cuda.device_count() < local_processes():
+        raise UsageError(
+            f"{local_processes()} processes on a machine with {torch.cuda.device_count()} GPUs; "
+            "launch one for each GPU, or use --device cpu"
+        )
     return device
 
 
@@ -78,9 +84,10 @@ def default_workers(device: torch.device, *, importable: bool = False) -> int:
     """
     if not (importable or forks()):
         return 0
+    cores = cpu_count() // local_processes()
     if device.type != "cpu":
-        return min(16, max(1, cpu_count() - 1))
-    return min(2, cpu_count() // 2)
+        return min(16, max(1, cores - 1))
+    return min(2, cores // 2)
 
 
 def forks() -> bool:
@@ -117,7 +124,8 @@ def shared_cpu(device: torch.device, workers: int) -> Iterator[None]:
     """
     threads = torch.get_num_threads()
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(threads, cpu_count() - workers)))
+        cores = cpu_count() // local_processes()
+        torch.set_num_threads(max(1, min(threads, cores - workers)))
     try:
         yield
     finally:

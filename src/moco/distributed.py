@@ -54,6 +54,15 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value if world_size() == 1 else cast(Tensor, _SumOverProcesses.apply(value))
 
 
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of every process's `value`, without gradient."""
+    if world_size() == 1:
+        return value.detach()
+    mean = value.detach().clone()
+    dist.all_reduce(mean)
+    return mean / world_size()
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:

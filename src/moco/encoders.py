@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -16,17 +17,25 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from moco.data.views import normalize
 from moco.errors import UsageError
-from moco.specs import EncoderSpec
+from moco.specs import EncoderSpec, ViewsSpec
 from moco.vision_transformer import MOCO_V3_VITS, build_moco_v3_vit
+
+WIDER_GROUPS = {"resnext50_32x8d": ("resnext50_32x4d", 8)}
+"""The paper's RX50, which neither timm nor torchvision has: a timm ResNeXt, channels in a group."""
 
 
 class Encoder(nn.Module):
     """A view [N, 3, H, W] to an embedding [N, C]: f_q of the paper, and f_k as a copy of it.
 
+    It takes pixels as they are stored, uint8, and normalizes them first, so that views travel
+    between processes as bytes; a floating-point view counts as normalized already.
+
     Args:
         backbone: [N, 3, H, W] -> [N, D].
         head: [N, D] -> [N, C].
+        views: whose mean and deviation normalize pixels.
         precision: the type that autocast runs both in; None runs them as they are. The embedding
             comes out in float32 either way, so that the loss and the keys are exact.
         layout: how pixels lie in memory; channels last is faster where a device has it.
@@ -36,14 +45,18 @@ class Encoder(nn.Module):
         self,
         backbone: nn.Module,
         head: nn.Module,
+        views: ViewsSpec | None = None,
         precision: torch.dtype | None = None,
         layout: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.views = views or ViewsSpec()
         self.precision, self.layout = precision, layout
 
     def forward(self, view: Tensor) -> Tensor:
+        if not view.is_floating_point():
+            view = normalize(view, self.views)
         view = view.contiguous(memory_format=self.layout)
         if self.precision is None:
             return cast(Tensor, self.head(self.backbone(view)))
@@ -52,17 +65,19 @@ class Encoder(nn.Module):
         return embedding.float()
 
 
-def build_encoder(spec: EncoderSpec, *, image_size: int = 224) -> Encoder:
+def build_encoder(spec: EncoderSpec, views: ViewsSpec | None = None) -> Encoder:
     """Return a randomly initialised encoder; weights come from torch's global random state.
 
     Args:
-        image_size: side of the images, for backbones that are built for one size.
+        views: what its images are like: their size, for backbones that are built for one, and
+            their mean and deviation.
 
     Raises:
         UsageError: timm has no such model, or a setting does not go with the backbone.
     """
-    backbone = build_backbone(spec, image_size)
-    return Encoder(backbone, build_head(spec, feature_count(backbone)))
+    views = views or ViewsSpec()
+    backbone = build_backbone(spec, views.image_size)
+    return Encoder(backbone, build_head(spec, feature_count(backbone)), views)
 
 
 def feature_count(backbone: nn.Module) -> int:
@@ -79,20 +94,8 @@ def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
             f"encoder.freeze_patch_projection needs a ViT of MoCo v3 ({', '.join(MOCO_V3_VITS)}), "
             f"not '{spec.backbone}'"
         )
-    if spec.backbone not in timm.list_models():
-        names = [*timm.list_models(), *MOCO_V3_VITS]
-        near = difflib.get_close_matches(spec.backbone.lower(), names, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "`timm.list_models()` has the names"
-        raise UsageError(f"encoder.backbone: timm has no model '{spec.backbone}'; {hint}")
+    backbone = _build_timm_model(spec)
     reshaped = spec.width != 1.0 or bool(spec.stage_blocks)
-    options = _resnet_options(spec) if reshaped else {}
-    try:
-        backbone = timm.create_model(spec.backbone, pretrained=False, num_classes=0, **options)
-    except (TypeError, ValueError) as error:  # a width that its kind of norm does not divide, too
-        raise UsageError(
-            "encoder.width and encoder.stage_blocks need a plain ResNet with batch norm, not "
-            f"'{spec.backbone}'; leave them at 1 and [], or take another encoder.backbone"
-        ) from error
     if isinstance(backbone, ResNet):
         _set_stem(backbone, spec)
         # timm starts residual branches at zero unless told; the papers' v1 and v2 do not
@@ -108,6 +111,37 @@ def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
     return backbone
 
 
+def _build_timm_model(spec: EncoderSpec) -> nn.Module:
+    _check_group_width(spec)
+    options = _resnet_options(spec)
+    name, group_width = WIDER_GROUPS.get(spec.backbone, (spec.backbone, None))
+    if group_width is not None:
+        options["base_width"] = group_width
+    if name not in timm.list_models():
+        names = [*WIDER_GROUPS, *timm.list_models(), *MOCO_V3_VITS]
+        near = difflib.get_close_matches(name.lower(), names, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`timm.list_models()` has the names"
+        raise UsageError(f"encoder.backbone: timm has no model '{name}'; {hint}")
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (TypeError, ValueError) as error:  # a width that its kind of norm does not divide, too
+        raise UsageError(
+            "encoder.width and encoder.stage_blocks need a plain ResNet with batch norm, not "
+            f"'{spec.backbone}'; leave them at 1 and [], or take another encoder.backbone"
+        ) from error
+    return model
+
+
+def _check_group_width(spec: EncoderSpec) -> None:
+    """Refuse a width that leaves a ResNeXt, such as 32x8d, part of a channel in its groups."""
+    groups = re.search(r"_\d+x(\d+)d$", spec.backbone)
+    if groups and spec.width * int(groups[1]) % 1:
+        raise UsageError(
+            f"encoder.width {spec.width:g} leaves no whole number of channels in a group of "
+            f"'{spec.backbone}'; take a multiple of 1/{groups[1]}"
+        )
+
+
 def _resnet_options(spec: EncoderSpec) -> dict[str, Any]:
     """Return what makes timm's ResNet `width` times as wide: a true multiple of every layer."""
     options: dict[str, Any] = {}
@@ -118,7 +152,7 @@ def _resnet_options(spec: EncoderSpec) -> dict[str, Any]:
             round(channels * spec.width) for channels in (64, 128, 256, 512)
         )
         # timm's plain stem is always 64 wide; the deep one is 2 * stem_width, and is replaced below
-        options["stem_type"], options["stem_width"] = "deep", round(32 * spec.width)
+        options["stem_type"], options["stem_width"] = "deep", max(1, round(32 * spec.width))
     return options
 
 

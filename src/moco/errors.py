@@ -42,6 +42,20 @@ class CheckpointError(MocoError, ValueError):
     exit_code = 6
 
 
+class LostProcessError(MocoError, RuntimeError):
+    """The other processes of a run cannot be reached (exit code 7)."""
+
+    exit_code = 7
+
+
+class FailedElsewhereError(LostProcessError):
+    """Another process failed and says why, so this one need not; with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class InterruptedRunError(MocoError):
     """A run was asked to stop and saved first (exit code 75, or 130 from the keyboard)."""
 

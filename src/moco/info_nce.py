@@ -74,7 +74,7 @@ class PretextScores(NamedTuple):
     positive_similarity: Tensor
     """Mean cosine of a query and its own key, -1 to 1."""
     negative_similarity: Tensor
-    """Mean cosine of a query and the keys of other images, -1 to 1."""
+    """Mean over queries of the mean cosine with the keys of other images, -1 to 1."""
     pretext_top1: Tensor
     """Share of queries nearest to their own key among all 1+M, 0 to 1."""
 
@@ -93,9 +93,9 @@ def pretext_scores(
         queries, positives, negatives, query_ids=query_ids, negative_ids=negative_ids
     )
     counted = to_negatives.isfinite()
-    negative_mean = to_negatives.where(counted, 0.0).sum() / counted.sum().clamp(min=1)
+    of_each_query = to_negatives.where(counted, 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
     found = (to_positive > to_negatives).all(dim=1)
-    return PretextScores(to_positive.mean(), negative_mean, found.to(queries.dtype).mean())
+    return PretextScores(to_positive.mean(), of_each_query.mean(), found.to(queries.dtype).mean())
 
 
 def _check_shapes(

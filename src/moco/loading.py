@@ -47,7 +47,7 @@ def load_with_recipe(
         raise UsageError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
     checkpoint = _checkpoint_at(Path(path), passed_over)
     recipe = checkpoint.identity.recipe
-    encoder = build_encoder(recipe.encoder, image_size=recipe.views.image_size)
+    encoder = build_encoder(recipe.encoder, recipe.views)
     weights = {
         name.removeprefix("encoder."): value
         for name, value in checkpoint.model.items()

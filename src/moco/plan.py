@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,14 +13,15 @@ from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import FolderImages, Images, check_readable
 from moco.device import default_workers, device_kind, pick_device, pick_precision
 from moco.errors import DataError, UsageError
+from moco.found_recipe import FoundRecipe, find_recipe
+from moco.processes import local_processes
 from moco.recipe import Recipe
-from moco.recipe_files import read_setting, set_fields
-from moco.recipes import RECIPES
+from moco.recipe_files import change_fields, read_setting
 from moco.small import Choice, small_recipe
 from moco.specs import EncoderSpec
 
 CACHE_BYTES = 1 << 30
-"""Decoded images are kept in memory up to this size, over all loading processes."""
+"""Decoded images are kept in memory up to this size, over all loading processes of a machine."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Plan:
 def make_plan(  # noqa: PLR0913  one for each option of the command
     images: str | Path | Images,
     *,
-    recipe: str | Recipe = "small",
+    recipe: str | Path | Recipe = "small",
     settings: Sequence[str] = (),
     epochs: int | None = None,
     run: str | Path | None = None,
@@ -64,7 +66,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
 
     Args:
         images: a folder, searched recursively, or an `Images` object.
-        recipe: a recipe's name or a recipe.
+        recipe: a recipe's name, a recipe file, a run directory, or a `Recipe`.
         settings: "field=value" changes to it.
         epochs: the same as the setting "epochs=N".
         run: where the run is kept; runs/RECIPE-FOLDER by default.
@@ -74,7 +76,8 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         precision: auto, float32 or bfloat16: what networks compute in.
 
     Raises:
-        UsageError: An unknown recipe, field or device, or values that do not go together.
+        UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
+            values that do not go together.
         DataError: No images, none readable, or fewer than a batch.
     """
     if isinstance(settings, str):
@@ -86,22 +89,22 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         workers = default_workers(picked)
     elif workers < 0:
         raise UsageError(f"workers must be from 0, got {workers}")
-    name, known_recipe = _known_recipe(recipe)
+    found = find_recipe(recipe)
     if isinstance(images, str | Path):
-        images = FolderImages(images, cache_bytes=CACHE_BYTES // max(1, workers))
-    if known_recipe is None:
-        known_recipe, choices = _small_recipe_for(len(images), picked, settings, epochs)
-    else:
-        choices = []
-    changes = [*settings, *([f"epochs={epochs}"] if epochs is not None else [])]
-    settled = set_fields(known_recipe, changes)
+        readers = max(1, workers) * local_processes()
+        images = FolderImages(images, cache_bytes=CACHE_BYTES // readers)
+    changes = dict(read_setting(setting) for setting in settings)
+    if epochs is not None:
+        changes["epochs"] = epochs
+    known_recipe, choices = _recipe_for(len(images), picked, found, changes)
+    settled = change_fields(known_recipe, changes)
     _check_images(images, settled)
     folder = getattr(images, "folder", None)
     where = (
         Path(run)
         if run is not None
         else Path("runs")
-        / "-".join([name, *([folder.resolve().name] if folder is not None else [])])
+        / "-".join([found.name, *([folder.resolve().name] if folder is not None else [])])
     )
     return Plan(
         images=images,
@@ -116,27 +119,24 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     )
 
 
-def _known_recipe(recipe: str | Recipe) -> tuple[str, Recipe | None]:
-    """Return the recipe's name and value; the small recipe's value depends on the images."""
-    if isinstance(recipe, Recipe):
-        return recipe.name, recipe
-    if recipe != "small" and recipe not in RECIPES:
-        import difflib
-
-        names = ["small", *RECIPES]
-        near = difflib.get_close_matches(recipe, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"the recipes are {', '.join(names)}"
-        raise UsageError(f"unknown recipe '{recipe}'; {hint}")
-    return recipe, RECIPES.get(recipe)
+def _recipe_for(
+    images: int, device: torch.device, found: FoundRecipe, changes: Mapping[str, Any]
+) -> tuple[Recipe, list[Choice]]:
+    """Return the recipe before the command's changes; the small one is made for the images."""
+    if found.recipe is not None:
+        return found.recipe, []
+    of_file = found.file.fields if found.file else {}
+    try:
+        small, choices = _small_recipe_for(images, device, {**of_file, **changes})
+    except UsageError as error:
+        raise (found.file.blame(error, changes) if found.file else error) from error
+    return found.over(small, changes), choices
 
 
 def _small_recipe_for(
-    images: int, device: torch.device, settings: Sequence[str], epochs: int | None
+    images: int, device: torch.device, given: Mapping[str, Any]
 ) -> tuple[Recipe, list[Choice]]:
     """Return the small recipe for what was asked for, without reasons for what the user set."""
-    given = dict(read_setting(setting) for setting in settings)
-    if epochs is not None:
-        given["epochs"] = epochs
     asked = {name: given.get(name) for name in ("epochs", "batch_size")}
     recipe, choices = small_recipe(
         images,

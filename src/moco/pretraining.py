@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
 
+from moco.batch_norm import average_statistics
 from moco.build import build_contrast, build_optimizer
 from moco.contrast import Contrast
-from moco.data.batches import Batch, Batches, load_batches, to_inputs
+from moco.data.batches import Batch, Batches, load_batches, to_device
 from moco.data.images import Images
 from moco.device import shared_cpu
+from moco.distributed import rank, world_size
 from moco.errors import InterruptedRunError, MocoError
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
+from moco.processes import (
+    averaging_gradients,
+    check_same,
+    largest,
+    naming_lost_processes,
+    together,
+)
 from moco.progress import Report, SilentReport
 from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
@@ -31,7 +40,7 @@ TIMED_STEPS, TIMED_SECONDS = 40, 8.0
 def pretrain(  # noqa: PLR0913  one for each option of the command
     images: str | Path | Images,
     *,
-    recipe: str | Recipe = "small",
+    recipe: str | Path | Recipe = "small",
     settings: Sequence[str] = (),
     epochs: int | None = None,
     run: str | Path | None = None,
@@ -50,7 +59,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
 
     Args:
         images: a folder, searched recursively, or an `Images` object.
-        recipe: "small", another recipe's name, or a `Recipe`.
+        recipe: "small", another recipe's name, a recipe file, a run directory, or a `Recipe`.
         settings: "field=value" changes to the recipe.
         epochs: passes over the images, in place of the recipe's.
         run: the run directory; runs/RECIPE-FOLDER by default.
@@ -94,33 +103,39 @@ def train(
 ) -> Path:
     """Carry out a plan: build, take up a checkpoint if there is one, train, keep what was learnt.
 
+    In a process group (`torchrun`), all processes call it alike; the first writes and reports.
+
     Args:
         stop: asked after each step; an exit code ends the run there, saved.
 
     Raises:
-        InterruptedRunError: `stop` said so.
+        InterruptedRunError: `stop` said so, in any process.
+        LostProcessError: Another process ended.
         MocoError: As `pretrain`.
     """
-    report = report or SilentReport()
-    directory = RunDirectory(plan.run)
+    is_first = rank() == 0
+    report = report if report is not None and is_first else SilentReport()
+    directory = RunDirectory(plan.run, writes=is_first)
     identity = plan.identity()
-    checkpoint = directory.find_checkpoint(identity, resume)
+    checkpoint = together(lambda: directory.find_checkpoint(identity, resume))
+    check_same("images, recipe or seed", repr(identity))
+    check_same("checkpoints", str(checkpoint and checkpoint.step))
     for line in directory.damaged:
         report.note(f"passed over: {line}")
     if checkpoint is not None and checkpoint.step >= plan.steps:
         report.note(f"{plan.run} is done: {checkpoint.step} of {plan.steps} steps")
         directory.mark_done(checkpoint.step)
         return plan.run
-    contrast = build_plan(plan)
+    contrast = together(lambda: build_plan(plan))
     optimizer = build_optimizer(plan.recipe.optimizer, contrast)
-    directory.begin(identity, checkpoint)
+    together(lambda: directory.begin(identity, checkpoint))
     session = Session(plan, identity, contrast, optimizer, directory, report, monitor)
     try:
         if checkpoint is not None:
             session.restore(checkpoint)
             report.note(f"going on from step {checkpoint.step} of {plan.steps}")
         report.planned(plan, contrast)
-        with shared_cpu(plan.device, plan.workers):
+        with shared_cpu(plan.device, plan.workers), naming_lost_processes():
             run_steps(session, stop)
     except BaseException as error:
         stopped = isinstance(error, InterruptedRunError | KeyboardInterrupt)
@@ -135,13 +150,35 @@ def train(
 
 
 def build_plan(plan: Plan) -> Contrast:
-    """Return the plan's untrained contrast on its device."""
-    return build_contrast(
+    """Return the plan's untrained contrast on its device, the same in all processes."""
+    contrast = build_contrast(
         plan.recipe,
         images=len(plan.images),
         seed=plan.seed,
         device=plan.device,
         precision=plan.precision,
+    )
+    if rank() > 0:  # what is drawn from here on, dropout, is each process's own
+        torch.manual_seed(plan.seed ^ rank())
+    return contrast
+
+
+def load_plan(plan: Plan, *, start: int, stop: int) -> Iterator[Batch]:
+    """Yield this process's share of the batches of steps `start` to `stop` - 1."""
+    batches = Batches(
+        plan.images,
+        plan.recipe.views,
+        batch_size=plan.recipe.batch_size,
+        seed=plan.seed,
+        process=rank(),
+        processes=world_size(),
+    )
+    return load_batches(
+        batches,
+        start=start,
+        stop=stop,
+        workers=plan.workers,
+        pin_memory=plan.device.type == "cuda",
     )
 
 
@@ -149,21 +186,15 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
     """Take every step that is left: Algorithm 1, line for line."""
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
-    batches = Batches(plan.images, recipe.views, batch_size=recipe.batch_size, seed=plan.seed)
+    match_views = averaging_gradients(contrast)
     session.status("running")
-    for batch in load_batches(
-        batches,
-        start=session.step,
-        stop=plan.steps,
-        workers=plan.workers,
-        pin_memory=plan.device.type == "cuda",
-    ):
+    for batch in load_plan(plan, start=session.step, stop=plan.steps):
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
         set_learning_rate(optimizer, learning_rate)
         contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
-        view_a, view_b, image_ids = to_inputs(batch, recipe.views, plan.device)
+        view_a, view_b, image_ids = to_device(batch, plan.device)
 
-        loss, keys, scores = contrast(view_a, view_b, image_ids, batch.step)
+        loss, keys, scores = match_views(view_a, view_b, image_ids, batch.step)
         loss = recipe.loss_scale * loss
         optimizer.zero_grad()
         loss.backward()
@@ -171,6 +202,7 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
         # of the next step: the official code moves the key encoder at that step's start
         key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
         contrast.advance(keys, image_ids, key_momentum)
+        average_statistics(contrast)
 
         session.step = batch.step + 1
         row = {
@@ -189,16 +221,17 @@ def after_step(session: Session, batch: Batch, stop: Callable[[], int | None]) -
     Raises:
         InterruptedRunError: `stop` said so; this step's state is saved.
     """
-    for name, reason in session.directory.add_skipped(batch.skipped):
+    code, save, skipped = session.agree(stop(), batch.skipped)
+    for name, reason in session.directory.add_skipped(skipped):
         session.report.note(f"skipped {name}: {reason}")
     if session.at_epoch_end() and session.monitor is not None:
         session.watch(session.monitor)
     elif len(session.unread) == READ_EVERY_STEPS or session.at_epoch_end():
         session.read_figures()
-    code = stop()
-    if session.is_save_due() or (code is not None and session.step < session.plan.steps):
+    stopped = code is not None and session.step < session.plan.steps
+    if save or stopped:
         session.save()
-    if code is not None and session.step < session.plan.steps:
+    if code is not None and stopped:
         raise InterruptedRunError(
             f"stopped and saved after step {session.step} of {session.plan.steps}; "
             "the same command goes on from there",
@@ -215,20 +248,13 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
 def time_steps(plan: Plan) -> tuple[Contrast, float]:
     """Take some steps that are thrown away; return the contrast and images per second."""
     contrast, recipe = build_plan(plan).train(), plan.recipe
+    match_views = averaging_gradients(contrast)
     optimizer = build_optimizer(recipe.optimizer, contrast)
-    batches = Batches(plan.images, recipe.views, batch_size=recipe.batch_size, seed=plan.seed)
-    loader = load_batches(
-        batches,
-        start=0,
-        stop=min(TIMED_STEPS, plan.steps),
-        workers=plan.workers,
-        pin_memory=plan.device.type == "cuda",
-    )
     steps, began = 0, time.monotonic()
     with shared_cpu(plan.device, plan.workers):
-        for batch in loader:
-            view_a, view_b, image_ids = to_inputs(batch, recipe.views, plan.device)
-            loss, keys, _ = contrast(view_a, view_b, image_ids, batch.step)
+        for batch in load_plan(plan, start=0, stop=min(TIMED_STEPS, plan.steps)):
+            view_a, view_b, image_ids = to_device(batch, plan.device)
+            loss, keys, _ = match_views(view_a, view_b, image_ids, batch.step)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -238,6 +264,6 @@ def time_steps(plan: Plan) -> tuple[Contrast, float]:
                 began = time.monotonic()  # the first one also pays for setting up
                 continue
             steps += 1
-            if time.monotonic() - began > TIMED_SECONDS:
+            if any(largest([int(time.monotonic() - began > TIMED_SECONDS)])):
                 break
     return contrast, steps * recipe.batch_size / (time.monotonic() - began)

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -43,9 +43,18 @@ def set_fields(recipe: Recipe, settings: list[str]) -> Recipe:
         UsageError: Unknown field (the nearest is named), wrong type, or a combination that the
             recipe refuses.
     """
+    return change_fields(recipe, dict(read_setting(setting) for setting in settings))
+
+
+def change_fields(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with fields, by their full names, changed together.
+
+    Raises:
+        UsageError: A wrong type, or a combination that the recipe refuses.
+    """
     values = recipe_to_dict(recipe)
-    for setting in settings:
-        _assign(values, *read_setting(setting))
+    for name, value in changes.items():
+        _assign(values, name, value)
     return recipe_from_dict(values)
 
 
@@ -94,6 +103,18 @@ def field_names(recipe_type: type, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
+def check_value(name: str, value: Any) -> Any:
+    """Return the value as the field of this full name has it.
+
+    Raises:
+        UsageError: It is of another type.
+    """
+    kind: Any = Recipe
+    for part in name.split("."):
+        kind = get_type_hints(kind)[part]
+    return _checked(value, kind, name)
+
+
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain values, tuples as lists: what YAML and JSON can hold."""
     return {name: _plain(value) for name, value in dataclasses.asdict(recipe).items()}
@@ -109,18 +130,35 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     return built
 
 
+def flat_fields(recipe: Recipe) -> dict[str, Any]:
+    """Return each field's value by its full name, tuples as lists."""
+    return dict(_flat(recipe_to_dict(recipe)))
+
+
 def recipe_difference(old: Recipe, new: Recipe) -> str:
     """Return what differs as "field old -> new, ..." on one line, empty when nothing does."""
-    before, after = dict(_flat(recipe_to_dict(old))), dict(_flat(recipe_to_dict(new)))
+    before, after = flat_fields(old), flat_fields(new)
     return ", ".join(
         f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]
     )
 
 
+def recipe_yaml(recipe: Recipe) -> str:
+    """Return the recipe as YAML, a field a line or more."""
+    return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False)
+
+
+def field_yaml(name: str, value: Any) -> str:
+    """Return "name: value" as YAML has it, a list on the same line."""
+    flow = None if isinstance(value, list) else False  # None: what holds no further list or fields
+    text = yaml.safe_dump({name: value}, default_flow_style=flow, width=float("inf"))
+    return text.rstrip("\n")
+
+
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write the recipe as YAML, whole or not at all."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+    aside.write_text(recipe_yaml(recipe), encoding="utf-8")
     os.replace(aside, path)
 
 
@@ -179,7 +217,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     for name, value in values.items():
         if is_dataclass(hints[name]):
             if not isinstance(value, dict):
-                raise UsageError(f"{prefix}{name} must hold fields, got {value!r}")
+                raise UsageError(f"{prefix}{name} must hold fields, got {_shown(value)}")
             built[name] = _build(hints[name], value, f"{prefix}{name}.")
         else:
             built[name] = _checked(value, hints[name], prefix + name)
@@ -196,7 +234,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint) or isinstance(value, bool):
             choices = ", ".join(get_args(hint))
-            raise UsageError(f"{name} must be one of {choices}, got {value!r}")
+            raise UsageError(f"{name} must be one of {choices}, got {_shown(value)}")
         return value
     if hint is float and isinstance(value, str):
         value = _float_of(value)  # YAML reads 1e-3 as text
@@ -204,8 +242,13 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         return _finite(value, name)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise UsageError(f"{name} must be {words.get(hint, hint)}, got {value!r}")
+        raise UsageError(f"{name} must be {words.get(hint, hint)}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _float_of(text: str) -> float | str:
@@ -227,7 +270,7 @@ def _finite(value: float, name: str) -> float:
 
 def _checked_tuple(value: Any, item_hints: tuple[Any, ...], name: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{name} must be a list such as [1, 2], got {value!r}")
+        raise UsageError(f"{name} must be a list such as [1, 2], got {_shown(value)}")
     if len(item_hints) == 2 and item_hints[1] is Ellipsis:
         item_hints = (item_hints[0],) * len(value)
     if len(value) != len(item_hints):

@@ -33,10 +33,14 @@ RUN_FILES = (
 
 
 class RunDirectory:
-    """A run's files. Nothing is written before `begin`."""
+    """A run's files. Nothing is written before `begin`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        writes: false in all processes of a run but the first: they only read.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self.damaged: list[str] = []
         """A line for each checkpoint that was passed over."""
         self.skipped: dict[str, str] = {}
@@ -123,6 +127,8 @@ class RunDirectory:
         Raises:
             StorageError: It cannot be written.
         """
+        if not self.writes:
+            return
         is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -157,6 +163,8 @@ class RunDirectory:
         self, state: State, *, step: int, steps: int, code: int = 0, reason: str = ""
     ) -> None:
         """Replace status.json."""
+        if not self.writes:
+            return
         status = {
             "state": state,
             "code": code,
@@ -186,6 +194,8 @@ class RunDirectory:
             self.write_status("done", step=steps, steps=steps)
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        if not self.writes:
+            return
         try:
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -14,9 +14,11 @@ from torch.optim import Optimizer
 
 from moco.checkpoint import Checkpoint, Identity, save_checkpoint
 from moco.contrast import Contrast
+from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import DataError, DivergedError
 from moco.plan import Plan
+from moco.processes import gather_lists, largest
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 
@@ -49,9 +51,11 @@ class Session:
         """Go on from the checkpoint: weights, keys, optimizer, random state, step."""
         self.contrast.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.train_state["optimizer"])
-        torch.set_rng_state(checkpoint.train_state["cpu_random_state"])
-        if self.plan.device.type == "cuda" and "cuda_random_state" in checkpoint.train_state:
-            torch.cuda.set_rng_state(checkpoint.train_state["cuda_random_state"], self.plan.device)
+        if (state := own_random_state(checkpoint.train_state, "cpu")) is not None:
+            torch.set_rng_state(state)
+        state = own_random_state(checkpoint.train_state, "cuda")
+        if self.plan.device.type == "cuda" and state is not None:
+            torch.cuda.set_rng_state(state, self.plan.device)
         self.step = checkpoint.step
 
     def save(self) -> None:
@@ -61,14 +65,15 @@ class Session:
         began = time.monotonic()
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
-            "cpu_random_state": torch.get_rng_state(),
+            "cpu_random_state": random_states(torch.get_rng_state()),
         }
         if self.plan.device.type == "cuda":
-            state["cuda_random_state"] = torch.cuda.get_rng_state(self.plan.device)
-        save_checkpoint(
-            self.plan.run,
-            Checkpoint(self.step, self.contrast.state_dict(), state, self.identity),
-        )
+            state["cuda_random_state"] = random_states(torch.cuda.get_rng_state(self.plan.device))
+        if self.directory.writes:
+            save_checkpoint(
+                self.plan.run,
+                Checkpoint(self.step, self.contrast.state_dict(), state, self.identity),
+            )
         self.saved_at = self.read_at = time.monotonic()
         self.save_seconds = self.saved_at - began
 
@@ -92,6 +97,22 @@ class Session:
             return True
         return since >= SAVE_EVERY_SECONDS or self.step == self.plan.steps
 
+    def agree(
+        self, code: int | None, skipped: list[tuple[str, str]]
+    ) -> tuple[int | None, bool, list[tuple[str, str]]]:
+        """Return what all processes do after this step, from what each of them would do alone.
+
+        Args:
+            code: an exit code to stop with, None to go on.
+            skipped: files of this batch that could not be read, and why.
+
+        Returns:
+            The same, and between them whether to save.
+        """
+        wishes = [code or 0, int(self.is_save_due()), len(skipped)]
+        agreed_code, save, most_skipped = largest(wishes)
+        return agreed_code or None, bool(save), gather_lists(skipped) if most_skipped else []
+
     def at_epoch_end(self) -> bool:
         """Say whether the step just done was its epoch's last."""
         return self.step % self.plan.steps_per_epoch == 0
@@ -104,9 +125,8 @@ class Session:
         """
         if not self.unread:
             return
-        values = torch.stack(
-            [figures for _, figures in self.unread]
-        ).tolist()  # waits for the device
+        figures = mean_over_processes(torch.stack([figures for _, figures in self.unread]))
+        values = figures.tolist()  # waits for the device
         now = time.monotonic()
         rate = len(self.unread) * self.plan.recipe.batch_size / max(now - self.read_at, 1e-9)
         rows: list[dict[str, Any]] = []
@@ -137,10 +157,14 @@ class Session:
         self.report.stepped(rows[-1], self.plan)
 
     def watch(self, monitor: Monitor) -> None:
-        """Score the encoder as it is; training goes on if the monitor's images cannot be used."""
+        """Score the encoder as it is; training goes on if the monitor's images cannot be used.
+
+        The first process does, the others wait for it.
+        """
         began, scores = time.monotonic(), {}
         try:
-            scores = dict(monitor(self.contrast.encoder))  # type: ignore[arg-type]
+            if self.directory.writes:
+                scores = dict(monitor(self.contrast.encoder))  # type: ignore[arg-type]
         except DataError as error:
             self.report.note(f"not monitored: {error}")
         self.contrast.train()
@@ -152,3 +176,17 @@ class Session:
         self.directory.write_status(
             state, step=self.step, steps=self.plan.steps, code=code, reason=reason
         )
+
+
+def random_states(own: Tensor) -> Tensor:
+    """Return the random states of all processes, a row each, for the checkpoint."""
+    return torch.tensor(gather_lists([own.tolist()]), dtype=torch.uint8)
+
+
+def own_random_state(train_state: Mapping[str, Any], kind: str) -> Tensor | None:
+    """Return this process's random state, None where as many processes did not run before."""
+    states = train_state.get(f"{kind}_random_state")
+    if states is None:
+        return None
+    rows: Tensor = states.view(-1, states.shape[-1])
+    return rows[rank()].clone() if rank() < len(rows) else None  # torch crashes on a slice

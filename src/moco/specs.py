@@ -32,8 +32,9 @@ class EncoderSpec:
     """The network that turns a view into an embedding."""
 
     backbone: str = "resnet50"
-    """Any timm model name (ResNets carry torchvision's parameter names), or a ViT as MoCo v3 builds
-    it: moco_v3_vit_small, moco_v3_vit_base, moco_v3_vit_conv_small, moco_v3_vit_conv_base."""
+    """Any timm model name (ResNets carry torchvision's parameter names); resnext50_32x8d, which is
+    v1's; or a ViT as MoCo v3 builds it: moco_v3_vit_small, moco_v3_vit_base,
+    moco_v3_vit_conv_small, moco_v3_vit_conv_base."""
     stem: Stem = "imagenet"
     """imagenet: as the backbone has it; strided: 3x3 stride 2 and max-pool; small: 3x3 stride 1
     without pooling, for images of about 32 pixels. The last two need a ResNet."""

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from moco import __version__
-from moco.cli.main import Parser, build_parser, main
+from moco.cli.commands import build_parser
+from moco.cli.main import main
+from moco.cli.parser import Parser
 from moco.recipes import RECIPES
 
 

@@ -37,7 +37,6 @@ from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2
 from moco.session import Session
-from moco.specs import ViewsSpec
 
 pretrain_module = importlib.import_module("moco.pretraining")
 train = pretrain_module.train
@@ -450,13 +449,13 @@ def test_a_second_interrupt_leaves_the_exit_code_in_the_status(
 
 
 def break_loss_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    plain = pretrain_module.to_inputs
+    plain = pretrain_module.to_device
 
-    def broken(batch: Batch, views: ViewsSpec, device: torch.device) -> tuple[Tensor, ...]:
-        view_a, view_b, image_ids = plain(batch, views, device)
+    def broken(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
+        view_a, view_b, image_ids = plain(batch, device)
         return view_a * (math.nan if batch.step == step else 1), view_b, image_ids
 
-    monkeypatch.setattr(pretrain_module, "to_inputs", broken)
+    monkeypatch.setattr(pretrain_module, "to_device", broken)
 
 
 @pytest.mark.parametrize("step", [5, 7, 11])

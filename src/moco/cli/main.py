@@ -1,256 +1,40 @@
-"""The `moco` command: what it takes, and one line when something is wrong.
+"""The `moco` command: run what was asked for, and one line when something is wrong.
 
 No torch in here: a command's own module is imported when the command runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
-from moco.cli.parser import Parser, Subparsers, given_path
-from moco.cli.study_options import LISTED_STUDIES, add_study_options
-from moco.errors import MocoError
-from moco.recipes import RECIPES
+from moco.cli.commands import build_parser
+from moco.errors import (
+    DivergedError,
+    FailedElsewhereError,
+    InterruptedRunError,
+    MocoError,
+    UsageError,
+)
 
-EXIT_CODES = """exit codes:
-  0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
-  6 checkpoint unusable   75 stopped and saved   130 stopped from the keyboard"""
-
-
-def build_parser() -> Parser:
-    """Return the whole command line's parser."""
-    parser = Parser(
-        prog="moco",
-        description="Momentum Contrast: pre-train an image backbone without labels.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    from moco import __version__
-
-    parser.add_argument("--version", action="version", version=f"moco {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _add_pretrain(commands)
-    _add_evaluate(commands)
-    _add_demo(commands)
-    _add_study(commands)
-    return parser
-
-
-def _command(
-    commands: Subparsers, name: str, module: str, help_text: str, more: str = ""
-) -> Parser:
-    command: Parser = commands.add_parser(
-        name,
-        help=help_text,
-        description=f"{help_text[0].upper()}{help_text[1:]}.{more}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXIT_CODES,
-        allow_abbrev=False,
-    )
-    command.set_defaults(module=module, parser=command)
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return command
-
-
-def _add_pretrain(commands: Subparsers) -> None:
-    command = _command(
-        commands,
-        "pretrain",
-        "moco.cli.pretrain",
-        "train a backbone on unlabelled images",
-        """
-
-  moco pretrain PHOTOS                           any folder, searched recursively
-  moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
-  moco pretrain PHOTOS --set temperature=0.1 --set batch_size=128
-
-The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
-The same command goes on where a stopped run was.""",
-    )
-    command.add_argument("images", metavar="IMAGES", type=given_path, help="a folder of images")
-    _add_recipe(command)
-    command.add_argument(
-        "--run",
-        type=given_path,
-        metavar="DIR",
-        help="the run directory (default: runs/RECIPE-FOLDER)",
-    )
-    command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    _add_device(command)
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    _add_loading(command)
-    _add_resume(command)
-    _add_monitor(command)
-    command.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="show the plan and the resolved recipe, time a few steps, write nothing",
-    )
-    _add_json(command)
-
-
-def _add_evaluate(commands: Subparsers) -> None:
-    evaluate = _command(commands, "evaluate", "", "say what a run's features are worth")
-    kinds = evaluate.add_subparsers(dest="evaluation", metavar="KIND", required=True)
-    knn = _command(
-        kinds,
-        "knn",
-        "moco.cli.evaluate_knn",
-        "weighted nearest-neighbour classification on class folders",
-        """
-
-Prints top1 with its 95 % interval, balanced accuracy and, with two classes, the
-ROC AUC of the second class folder by name.""",
-    )
-    knn.add_argument("run", metavar="RUN", type=given_path, help="a run or checkpoint directory")
-    knn.add_argument(
-        "--train", required=True, type=given_path, metavar="DIR", help="class folders that vote"
-    )
-    knn.add_argument(
-        "--test", required=True, type=given_path, metavar="DIR", help="class folders voted on"
-    )
-    knn.add_argument("--neighbours", type=int, default=200, metavar="K", help="default: 200")
-    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: 0.07")
-    knn.add_argument(
-        "--layer",
-        choices=("backbone", "head"),
-        default="backbone",
-        help="features of the backbone (the default) or of the projection head",
-    )
-    _add_device(knn)
-    knn.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
-    _add_json(knn)
-
-
-def _add_demo(commands: Subparsers) -> None:
-    command = _command(
-        commands,
-        "demo",
-        "moco.cli.demo",
-        "pre-train for some minutes, compare with raw pixels and no training, write a report",
-        """
-
-Without --images it uses photographs of solar cells from the elpv-dataset package
-(pip install "moco-torch[demo]"). With your own folder of class folders it compares in the
-same way; a folder without classes gives the report without the comparison.""",
-    )
-    command.add_argument(
-        "--images", type=given_path, metavar="DIR", help="your own folder of images"
-    )
-    command.add_argument(
-        "--run",
-        type=given_path,
-        metavar="DIR",
-        help="default: runs/demo, with the folder's name and a seed other than 0 behind",
-    )
-    command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    _add_device(command)
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    _add_resume(command)
-    _add_json(command)
-
-
-def _add_study(commands: Subparsers) -> None:
-    command = _command(
-        commands,
-        "study",
-        "moco.cli.study",
-        "re-run a paper's own comparison: settings times seeds, a table, a figure, verdicts",
-        LISTED_STUDIES,
-    )
-    add_study_options(command)
-    _add_recipe(command)
-    _add_device(command)
-    _add_loading(command)
-    _add_json(command)
-
-
-def _add_monitor(command: Parser) -> None:
-    command.add_argument(
-        "--monitor-train",
-        type=given_path,
-        metavar="DIR",
-        help="class folders that vote in a kNN test",
-    )
-    command.add_argument(
-        "--monitor-test",
-        type=given_path,
-        metavar="DIR",
-        help="class folders tested after each epoch",
-    )
-
-
-def _add_recipe(command: Parser) -> None:
-    command.add_argument(
-        "--recipe",
-        default="small",
-        metavar="NAME",
-        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}",
-    )
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe; may be given often; --dry-run lists the fields",
-    )
-
-
-def _add_loading(command: Parser) -> None:
-    command.add_argument(
-        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
-    )
-    command.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="what networks compute in; auto: bfloat16 where the device is fast in it",
-    )
-
-
-def _add_device(command: Parser) -> None:
-    command.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto"
-    )
-
-
-def _add_resume(command: Parser) -> None:
-    command.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        default="auto",
-        choices=("auto", "never"),
-        help="auto: go on from the newest checkpoint, if any (the default); never: put an earlier "
-        "run in this directory aside and start again",
-    )
-
-
-def _add_json(command: Parser) -> None:
-    command.add_argument(
-        "--json",
-        type=given_path,
-        metavar="FILE",
-        help="also write the figures there; see docs/json.md",
-    )
+HEARD_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    debug, speaks = "--debug" in given, os.environ.get("RANK", "0") == "0"
     try:
         parsed, unknown = build_parser().parse_known_args(given)
         if unknown:
             parsed.parser.refuse_unknown(unknown)
-        command = importlib.import_module(parsed.module)
+        if parsed.module != "moco.cli.pretrain" and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UsageError(f"{parsed.command} runs in one process; start it without torchrun")
+        command, speaks = importlib.import_module(parsed.module), True
         return int(command.run(parsed))
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
@@ -258,7 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  a bug deserves one line too
-        return _fail(*_line_and_code(error), debug=debug)
+        silent = not speaks or _is_told(error)
+        if silent:  # torchrun ends all at the first exit: let the one that says why be heard
+            time.sleep(HEARD_SECONDS)
+        return _fail(*_line_and_code(error), debug=debug, silent=silent)
+
+
+def _is_told(error: BaseException) -> bool:
+    """Say whether another of the processes that torchrun launched prints what is wrong."""
+    alike = isinstance(error, DivergedError | InterruptedRunError | KeyboardInterrupt)
+    is_first = os.environ.get("RANK", "0") == "0"
+    return isinstance(error, FailedElsewhereError) or (alike and not is_first)
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:
@@ -274,8 +68,9 @@ def _line_and_code(error: BaseException) -> tuple[str, int]:
             return f"bug: {type(error).__name__}: {error} (--debug shows where)", 1
 
 
-def _fail(line: str, code: int, *, debug: bool) -> int:
+def _fail(line: str, code: int, *, debug: bool, silent: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"moco: {' '.join(line.split())}", file=sys.stderr)
+    if not silent:
+        print(f"moco: {' '.join(line.split())}", file=sys.stderr)
     return code

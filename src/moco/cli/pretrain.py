@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 
-import yaml
-
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.signals import StopSignals
 from moco.cli.terminal import (
@@ -17,15 +15,47 @@ from moco.cli.terminal import (
     say,
 )
 from moco.device import default_workers, pick_device
+from moco.distributed import rank
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.pretraining import time_steps, train
-from moco.recipe_files import recipe_to_dict
+from moco.processes import launched_processes, together
+from moco.recipe_files import recipe_yaml
 from moco.run_directory import read_lines
+from moco.session import Monitor
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Pre-train, or show what would be done."""
+    """Pre-train, or show what would be done; in each of the processes that torchrun launched."""
+    with launched_processes():
+        figures = run_in_process(arguments)
+        if rank() == 0:
+            write_json(arguments.json, figures)
+    return 0
+
+
+def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return the figures of the run, or of what it would be."""
+    plan, monitor = together(lambda: prepare(arguments))
+    if arguments.dry_run:
+        return show_plan(plan)
+    began = time.monotonic()
+    with StopSignals() as signals:
+        train(
+            plan,
+            resume=arguments.resume,
+            monitor=monitor,
+            report=TerminalReport(),
+            stop=signals.asked,
+        )
+    if rank() > 0:
+        return {}
+    say(f"done: {plan.run}; moco.load('{plan.run}') gives the backbone")
+    return final_figures(plan, time.monotonic() - began)
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
+    """Return what is to be done, all input checked, nothing written."""
     check_json_path(arguments.json)
     plan = make_plan(
         arguments.images,
@@ -45,22 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan.device,
         workers=plan.workers,
     )
-    if arguments.dry_run:
-        figures = show_plan(plan)
-    else:
-        began = time.monotonic()
-        with StopSignals() as signals:
-            train(
-                plan,
-                resume=arguments.resume,
-                monitor=monitor,
-                report=TerminalReport(),
-                stop=signals.asked,
-            )
-        figures = final_figures(plan, time.monotonic() - began)
-        say(f"done: {plan.run}; moco.load('{plan.run}') gives the backbone")
-    write_json(arguments.json, figures)
-    return 0
+    return plan, monitor
 
 
 def command_workers(asked: int | None, device: str) -> int:
@@ -70,12 +85,15 @@ def command_workers(asked: int | None, device: str) -> int:
 
 def show_plan(plan: Plan) -> dict[str, object]:
     """Print the plan, the recipe and a forecast from a few steps; write nothing."""
+    if rank() > 0:
+        time_steps(plan)
+        return {}
     say("\n".join(describe_plan(plan)))
     contrast, images_per_second = time_steps(plan)
     say("\n".join(describe_contrast(plan, contrast)))
     seconds = plan.steps * plan.recipe.batch_size / images_per_second
     say(f"{images_per_second:.0f} images/s here, about {duration(seconds)} in all")
-    say(f"\n{yaml.safe_dump(recipe_to_dict(plan.recipe), sort_keys=False)}")
+    say(f"\n{recipe_yaml(plan.recipe)}")
     return {
         "steps": plan.steps,
         "images_per_second": round(images_per_second, 1),

@@ -12,7 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column, Table
 
 from moco.batch_norm import has_batch_norm
+from moco.cli.output import printable as printable
+from moco.cli.output import say as say
 from moco.contrast import Contrast
+from moco.distributed import world_size
 from moco.encoders import parameter_count
 from moco.plan import Plan
 
@@ -100,10 +103,11 @@ class TerminalReport:
 def describe_plan(plan: Plan) -> list[str]:
     """Return the plan in lines: images, device, steps, and each derived setting with its reason."""
     recipe = plan.recipe
+    processes = f"{world_size()} processes on " if world_size() > 1 else ""
     lines = [
         f"{len(plan.images):,} images, recipe {recipe.name} ({recipe.source})",
         f"{recipe.epochs} epochs of {plan.steps_per_epoch} steps of {recipe.batch_size} images on "
-        f"{plan.device.type}, {plan.workers} loading processes",
+        f"{processes}{plan.device.type}, {plan.workers} loading processes",
         f"run directory {plan.run}",
     ]
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
@@ -150,21 +154,6 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
 def whole() -> Column:
     """Return a column of the bar that is never cut short."""
     return Column(no_wrap=True, min_width=4)
-
-
-def say(text: str) -> None:
-    """Print the text, letters that the output cannot hold as escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def printable(text: str) -> str:
-    """Return the text on one line, in letters that the output can hold; names need be neither."""
-    encoding = sys.stdout.encoding or "utf-8"
-    encoded = text.encode(encoding, "backslashreplace").decode(encoding)
-    return "".join(
-        letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in encoded
-    )
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from moco.data.images import Images, UnreadableImageError
-from moco.data.views import ImageOperation, build_view, normalize, to_pixels
+from moco.data.views import ImageOperation, build_view, to_pixels
 from moco.errors import DataError
 from moco.specs import ViewsSpec
 
@@ -44,17 +44,35 @@ class Batch:
 
 
 class Batches(Dataset[Batch]):
-    """`batches[step]` for every step of a run; no image twice in an epoch, the rest is dropped."""
+    """`batches[step]` for every step of a run; no image twice in an epoch, the rest is dropped.
 
-    def __init__(self, images: Images, views: ViewsSpec, *, batch_size: int, seed: int) -> None:
+    Args:
+        batch_size: images of all processes together, a multiple of `processes`.
+        process: whose share of each batch this is, of so many `processes`: in rank order they make
+            up the batch that one process would have.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        views: ViewsSpec,
+        *,
+        batch_size: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.share = batch_size // processes
+        self.first = process * self.share
         self.both = build_view(views, 0), build_view(views, 1)
         self.steps_per_epoch = len(images) // batch_size
         self._epoch_order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        chosen = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        first = place * self.batch_size + self.first
+        chosen = self.order(epoch)[first : first + self.share]
         skipped: list[tuple[str, str]] = []
         ids, views_a, views_b = [], [], []
         random_state = torch.get_rng_state()
@@ -101,15 +119,12 @@ def seeded_view(view: ImageOperation, image: Image.Image, seed: int) -> Tensor:
     return to_pixels(view(image))
 
 
-def to_inputs(
-    batch: Batch, views: ViewsSpec, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both views [N, 3, H, W] as the network takes them, and the ids, on the device."""
-    view_a, view_b = (
-        normalize(view.to(device, non_blocking=True), views)
-        for view in (batch.view_a, batch.view_b)
+def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both uint8 views [N, 3, H, W] and the ids [N] on the device."""
+    view_a, view_b, image_ids = (
+        rows.to(device, non_blocking=True) for rows in (batch.view_a, batch.view_b, batch.image_ids)
     )
-    return view_a, view_b, batch.image_ids.to(device, non_blocking=True)
+    return view_a, view_b, image_ids
 
 
 def load_batches(

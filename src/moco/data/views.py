@@ -131,11 +131,12 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 def normalize(pixels: Tensor, spec: ViewsSpec) -> Tensor:
     """Return the network's input from uint8 [N, 3, H, W]: scaled to 0..1, then mean and std."""
-    mean, std = _on_device(spec.mean, pixels.device), _on_device(spec.std, pixels.device)
-    return (pixels.float() / 255 - mean) / std
+    precision = torch.get_default_dtype()
+    mean, std = (_on_device(values, pixels.device, precision) for values in (spec.mean, spec.std))
+    return (pixels.to(precision) / 255 - mean) / std
 
 
 @lru_cache(maxsize=16)
-def _on_device(channels: tuple[float, ...], device: torch.device) -> Tensor:
+def _on_device(channels: tuple[float, ...], device: torch.device, precision: torch.dtype) -> Tensor:
     """Return [C, 1, 1]; copied to a device once, since a copy a step makes the step wait."""
-    return torch.tensor(channels, device=device)[:, None, None]
+    return torch.tensor(channels, device=device, dtype=precision)[:, None, None]

@@ -1,0 +1,282 @@
+"""What each `moco` command takes; no torch in here."""
+
+from __future__ import annotations
+
+import argparse
+
+from moco.cli.parser import Parser, Subparsers, given_path
+from moco.cli.study_options import LISTED_STUDIES, add_study_options
+from moco.recipes import RECIPES
+
+EXIT_CODES = """exit codes:
+  0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
+  6 checkpoint unusable   7 another process lost   75 stopped and saved
+  130 stopped from the keyboard"""
+
+RECIPE_HELP = "a recipe's name, a recipe file, or a run directory"
+
+
+def build_parser() -> Parser:
+    """Return the whole command line's parser."""
+    parser = Parser(
+        prog="moco",
+        description="Momentum Contrast: pre-train an image backbone without labels.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    from moco import __version__
+
+    parser.add_argument("--version", action="version", version=f"moco {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_pretrain(commands)
+    _add_evaluate(commands)
+    _add_demo(commands)
+    _add_study(commands)
+    _add_recipes(commands)
+    return parser
+
+
+def _command(
+    commands: Subparsers, name: str, module: str, help_text: str, more: str = ""
+) -> Parser:
+    command: Parser = commands.add_parser(
+        name,
+        help=help_text,
+        description=f"{help_text[0].upper()}{help_text[1:]}.{more}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
+    )
+    command.set_defaults(module=module, parser=command)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def _add_pretrain(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "pretrain",
+        "moco.cli.pretrain",
+        "train a backbone on unlabelled images",
+        """
+
+  moco pretrain PHOTOS                           any folder, searched recursively
+  moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
+  moco pretrain PHOTOS --recipe mine.yaml        your own recipe file
+  moco pretrain PHOTOS --set temperature=0.1 --set batch_size=128
+  torchrun --nproc-per-node 8 -m moco pretrain IMAGENET/train --recipe moco-v1 --run-dir RUN
+
+The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
+The same command goes on where a stopped run was.""",
+    )
+    command.add_argument("images", metavar="IMAGES", type=given_path, help="a folder of images")
+    _add_recipe(command)
+    command.add_argument(
+        "--run",
+        "--run-dir",
+        dest="run",
+        type=given_path,
+        metavar="DIR",
+        help="the run directory (default: runs/RECIPE-FOLDER); torchrun takes --run for its own, "
+        "so write --run-dir behind it",
+    )
+    command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
+    _add_device(command)
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _add_loading(command)
+    _add_resume(command)
+    _add_monitor(command)
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the plan and the resolved recipe, time a few steps, write nothing",
+    )
+    _add_json(command)
+
+
+def _add_recipe(command: Parser) -> None:
+    command.add_argument(
+        "--recipe",
+        default="small",
+        metavar="NAME|FILE.yaml",
+        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}; or a "
+        "recipe file, such as the two lines `base: moco-v2` and `temperature: 0.1`",
+    )
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, also of a file; may be given often; `moco recipes show "
+        "moco-v2` explains the fields",
+    )
+
+
+def _add_evaluate(commands: Subparsers) -> None:
+    evaluate = _command(commands, "evaluate", "", "say what a run's features are worth")
+    kinds = evaluate.add_subparsers(dest="evaluation", metavar="KIND", required=True)
+    knn = _command(
+        kinds,
+        "knn",
+        "moco.cli.evaluate_knn",
+        "weighted nearest-neighbour classification on class folders",
+        """
+
+Prints top1 with its 95 % interval, balanced accuracy and, with two classes, the
+ROC AUC of the second class folder by name.""",
+    )
+    knn.add_argument("run", metavar="RUN", type=given_path, help="a run or checkpoint directory")
+    knn.add_argument(
+        "--train", required=True, type=given_path, metavar="DIR", help="class folders that vote"
+    )
+    knn.add_argument(
+        "--test", required=True, type=given_path, metavar="DIR", help="class folders voted on"
+    )
+    knn.add_argument("--neighbours", type=int, default=200, metavar="K", help="default: 200")
+    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: 0.07")
+    knn.add_argument(
+        "--layer",
+        choices=("backbone", "head"),
+        default="backbone",
+        help="features of the backbone (the default) or of the projection head",
+    )
+    _add_device(knn)
+    knn.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
+    _add_json(knn)
+
+
+def _add_demo(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "demo",
+        "moco.cli.demo",
+        "pre-train for some minutes, compare with raw pixels and no training, write a report",
+        """
+
+Without --images it uses photographs of solar cells from the elpv-dataset package
+(pip install "moco-torch[demo]"). With your own folder of class folders it compares in the
+same way; a folder without classes gives the report without the comparison.""",
+    )
+    command.add_argument(
+        "--images", type=given_path, metavar="DIR", help="your own folder of images"
+    )
+    command.add_argument(
+        "--run",
+        type=given_path,
+        metavar="DIR",
+        help="default: runs/demo, with the folder's name and a seed other than 0 behind",
+    )
+    command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
+    _add_device(command)
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _add_resume(command)
+    _add_json(command)
+
+
+def _add_recipes(commands: Subparsers) -> None:
+    recipes = _command(
+        commands,
+        "recipes",
+        "moco.cli.recipes",
+        "list the recipes with the scores that were published for them",
+        """
+
+  moco recipes                           the table
+  moco recipes show moco-v2 > mine.yaml  a recipe file with every field explained, to edit
+  moco recipes diff moco-v1 moco-v2      what differs""",
+    )
+    _add_json(recipes)
+    actions = recipes.add_subparsers(dest="action", metavar="ACTION")
+    show = _command(
+        actions,
+        "show",
+        "moco.cli.recipes",
+        "print a recipe as a file for `moco pretrain --recipe FILE.yaml`, every field explained",
+    )
+    show.add_argument("recipe", metavar="RECIPE", help=RECIPE_HELP)
+    diff = _command(
+        actions,
+        "diff",
+        "moco.cli.recipes",
+        "say what differs between two recipes",
+        """
+
+Several fields of encoder, dictionary, views or optimizer are one change. Name and source
+are none.""",
+    )
+    diff.add_argument("old", metavar="A", help=RECIPE_HELP)
+    diff.add_argument("new", metavar="B", help="the same")
+    for command in (show, diff):
+        _add_json(command, default=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
+
+
+def _add_study(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "study",
+        "moco.cli.study",
+        "re-run a paper's own comparison: settings times seeds, a table, a figure, verdicts",
+        LISTED_STUDIES,
+    )
+    add_study_options(command)
+    _add_recipe(command)
+    _add_device(command)
+    _add_loading(command)
+    _add_json(command)
+
+
+def _add_monitor(command: Parser) -> None:
+    command.add_argument(
+        "--monitor-train",
+        type=given_path,
+        metavar="DIR",
+        help="class folders that vote in a kNN test",
+    )
+    command.add_argument(
+        "--monitor-test",
+        type=given_path,
+        metavar="DIR",
+        help="class folders tested after each epoch",
+    )
+
+
+def _add_loading(command: Parser) -> None:
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
+    )
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="what networks compute in; auto: bfloat16 where the device is fast in it",
+    )
+
+
+def _add_device(command: Parser) -> None:
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto"
+    )
+
+
+def _add_resume(command: Parser) -> None:
+    command.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        default="auto",
+        choices=("auto", "never"),
+        help="auto: go on from the newest checkpoint, if any (the default); never: put an earlier "
+        "run in this directory aside and start again",
+    )
+
+
+def _add_json(command: Parser, default: str | None = None) -> None:
+    command.add_argument(
+        "--json",
+        type=given_path,
+        default=default,
+        metavar="FILE",
+        help="also write the figures there; see docs/json.md",
+    )

@@ -1,0 +1,174 @@
+"""The edge of a run in several processes: how they meet, agree, and average their gradients.
+
+torchrun launches the processes and says in the environment who they are. What needs an agreement
+travels as a few numbers between processors, never through a GPU, so no GPU waits for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from moco.distributed import gather_rows, rank, world_size
+from moco.errors import FailedElsewhereError, LostProcessError, MocoError, UsageError
+
+Result = TypeVar("Result")
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others: the first may have a monitor or checkpoint to do."""
+SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+
+
+@contextmanager
+def launched_processes() -> Iterator[None]:
+    """Meet the processes that torchrun launched, as long as the block lasts; alone, do nothing.
+
+    Raises:
+        UsageError: The environment names other processes, and not all that is needed to meet them.
+        LostProcessError: They did not come.
+    """
+    if _count("WORLD_SIZE", 1) == 1 or dist.is_initialized():
+        yield
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE is set and {', '.join(missing)} not; launch with torchrun, or unset it"
+        )
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(_count("LOCAL_RANK", 0) % torch.cuda.device_count())
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LostProcessError(f"no meeting of all processes at {where}: {error}") from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_processes() -> int:
+    """Return how many of the processes share this machine."""
+    return _count("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
+
+
+def _count(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Return what `work` returns, once it has succeeded in every process.
+
+    Raises:
+        Exception: What it raised here, if no process of lower rank failed.
+        FailedElsewhereError: It failed in a process of lower rank, or only in others.
+    """
+    if world_size() == 1:
+        return work()
+    failure: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:  # noqa: BLE001  raised again below, or by the process that is first
+        failure = error
+    first = -largest([-rank() if failure else -world_size()])[0]
+    code = largest([getattr(failure, "exit_code", 1) if first == rank() else 0])[0]
+    if failure is not None and first == rank():
+        raise failure
+    if first < world_size():
+        raise FailedElsewhereError(f"process {first} failed and says why", code)
+    return result
+
+
+def check_same(what: str, value: str) -> None:
+    """Refuse to go on where a process holds another value than the first has.
+
+    Raises:
+        UsageError: In the first process.
+        FailedElsewhereError: In the others.
+    """
+    if world_size() == 1:
+        return
+    digest = torch.tensor([*hashlib.sha256(value.encode()).digest()], device=_meeting_device())
+    digests = gather_rows(digest[None])
+    others = [place for place, row in enumerate(digests) if not torch.equal(row, digests[0])]
+    if others and rank() > 0:
+        raise FailedElsewhereError(f"process {others[0]} has other {what} than process 0", 2)
+    if others:
+        raise UsageError(
+            f"process {others[0]} has other {what} than process 0; start all with the same command "
+            "and the same files, the run directory on storage that all of them share"
+        )
+
+
+def largest(values: Sequence[int]) -> list[int]:
+    """Return the largest over processes of each value, the same in all of them."""
+    if world_size() == 1:
+        return list(values)
+    everywhere = torch.tensor(values, dtype=torch.int64, device=_meeting_device())
+    dist.all_reduce(everywhere, dist.ReduceOp.MAX)
+    return [int(value) for value in everywhere]
+
+
+def gather_lists(values: list[Any]) -> list[Any]:
+    """Return the lists of all processes, one after the other in rank order."""
+    if world_size() == 1:
+        return values
+    lists: list[Any] = [None] * world_size()
+    dist.all_gather_object(lists, values)
+    return [value for one in lists for value in one]
+
+
+def _meeting_device() -> str:
+    """Return where agreements lie: with the processors, unless a user's own group has only GPUs."""
+    return "cpu" if "cpu" in str(dist.get_backend_config()) else "cuda"
+
+
+def averaging_gradients(module: nn.Module) -> nn.Module:
+    """Return `module` such that backward leaves the mean of all processes' gradients.
+
+    Buffers are not sent at each forward: every process holds the same queue, and a copy of the
+    first's batch-norm statistics would drop what the others saw.
+    """
+    if world_size() == 1:
+        return module
+    known = inspect.signature(DistributedDataParallel).parameters
+    if "forward_sync_buffers" in known:  # what torch calls it of late
+        return DistributedDataParallel(
+            module, gradient_as_bucket_view=True, forward_sync_buffers=False
+        )
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Say that another process is gone, where torch says that a connection is.
+
+    Raises:
+        LostProcessError: Instead of torch's RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or isinstance(error, MocoError):
+            raise
+        if not (
+            isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS_OF_LOSS)
+        ):
+            raise
+        raise LostProcessError(
+            "another process ended or hangs; mend what it says, then the same command goes on from "
+            "the last checkpoint"
+        ) from error
