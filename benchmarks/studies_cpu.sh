@@ -23,9 +23,5 @@ done
 # the first has runs whose epochs are scored too; the others take what they share with it
 for study in shuffle-bn mechanisms key-momentum queue-size v1-to-v2; do
     moco study "$study" --images "$run/images/train" --test "$run/images/test" --run "$run" \
-        --recipe cifar10-resnet18 --epochs 5 --device cpu --workers 0 \
-        --set encoder.stem=strided --set encoder.width=0.5 --set 'encoder.stage_blocks=[1, 1, 1, 1]' \
-        --set encoder.head=mlp --set dictionary.size=1024 --set batch_size=64 --set batch_norm_groups=4 \
-        --set optimizer.algorithm=adamw --set optimizer.learning_rate=1e-3 --set optimizer.weight_decay=1e-2 \
-        --set optimizer.schedule=warmup_cosine --set optimizer.warmup_epochs=0.25 "$@"
+        --recipe "$(dirname "$0")/../examples/cifar10_study.yaml" --device cpu --workers 0 "$@"
 done

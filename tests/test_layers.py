@@ -14,23 +14,13 @@ LAYERS = [
     {"specs", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
-    {
-        "cpu_kernels",
-        "checkpoint",
-        "device",
-        "evaluate",
-        "recipe_yaml",
-        "recipe_words",
-        "study_spec",
-    },
-    {"build", "found_recipe", "studies"},
+    {"cpu_kernels", "checkpoint", "device", "evaluate", "recipe_yaml", "recipe_words"},
+    {"build", "found_recipe"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data"},
     {"session"},
     {"pretraining", "demo"},
-    {"study_cells"},
-    {"study"},
-    {"study_forecast"},
+    {"studies"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -44,8 +34,9 @@ WITHOUT_TORCH = [
     "schedules",
     "errors",
     "small",
-    "study_spec",
-    "studies",
+    "studies/__init__",
+    "studies/spec",
+    "studies/catalogue",
     "recipe_files",
     "recipe_yaml",
     "recipe_words",
@@ -130,7 +121,7 @@ def test_only_recipes_are_yaml(name: str) -> None:
 def test_only_checkpoint_touches_pickles(name: str) -> None:
     used = imports(name) & {"pickle", "shelve", "joblib", "dill", "cloudpickle", "marshal"}
     used |= calls(name) & {"torch.load", "torch.save", "np.load", "numpy.load", "save", "load"}
-    used -= {"load"} if name in ("demo", "study_cells") else set()  # moco.load
+    used -= {"load"} if name in ("demo", "studies/cells") else set()  # moco.load
     assert not used or name == "checkpoint"
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from moco import study_cells, study_forecast
 from moco.cli import study as study_command
 from moco.cli.main import main
 from moco.cli.parser import given_seconds
 from moco.report import study_page
-from moco.studies import STUDIES
-from moco.study import Grid
-from moco.study_forecast import Forecast
+from moco.studies import cells, forecast
+from moco.studies.catalogue import STUDIES
+from moco.studies.forecast import Forecast
+from moco.studies.grid import Grid
 
 Command = Callable[..., int]
 
@@ -43,7 +43,7 @@ def quick_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
         return Forecast({setting.name: 20.0 for setting in grid.settings}, 0.5)
 
     monkeypatch.setattr(study_command, "forecast", forecast)
-    monkeypatch.setattr(study_cells, "STATISTICS_STEPS", 2)
+    monkeypatch.setattr(cells, "STATISTICS_STEPS", 2)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_forecast_is_timed_on_these_images(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(study_command, "forecast", study_forecast.forecast)
+    monkeypatch.setattr(study_command, "forecast", forecast.forecast)
     assert command("mechanisms", "--dry-run", "--json", str(tmp_path / "figures.json")) == 0
     assert 0 < json.loads((tmp_path / "figures.json").read_text())["predicted_seconds"] < 300
     assert not (tmp_path / "run").exists()

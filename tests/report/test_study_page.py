@@ -14,10 +14,10 @@ from PIL import Image
 from moco.evaluate.labelled import matching_folders
 from moco.recipes import CIFAR10_RESNET18
 from moco.report.study_page import claim_rows, markdown, table_rows, write_results
-from moco.studies import STUDIES
-from moco.study import Grid, Results
-from moco.study_cells import Bench
-from moco.study_spec import MEASURES
+from moco.studies.catalogue import STUDIES
+from moco.studies.cells import Bench
+from moco.studies.grid import Grid, Results
+from moco.studies.spec import MEASURES
 
 BASE = replace(CIFAR10_RESNET18, batch_size=8, batch_norm_groups=2, epochs=3)
 

@@ -20,7 +20,9 @@ from moco.report.study_page import (
     table_rows,
     write_results,
 )
-from moco.study import (
+from moco.studies.cells import score_pixels
+from moco.studies.forecast import Forecast, epochs_within, forecast
+from moco.studies.grid import (
     Grid,
     Options,
     Results,
@@ -30,9 +32,7 @@ from moco.study import (
     run_study,
     with_epochs,
 )
-from moco.study_cells import score_pixels
-from moco.study_forecast import Forecast, epochs_within, forecast
-from moco.study_spec import Setting
+from moco.studies.spec import Setting
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moco.cli.parser import Parser, given_path, given_seconds
-from moco.studies import STUDIES
+from moco.studies.catalogue import STUDIES
 
 LISTED_STUDIES = "\n\n" + "\n".join(
     f"  {name:13} {study.title}: {study.source}" for name, study in STUDIES.items()

@@ -9,9 +9,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from moco.errors import StorageError, UsageError
-from moco.study import Results
-from moco.study_cells import epoch_curves
-from moco.study_spec import Setting
+from moco.studies.cells import epoch_curves
+from moco.studies.grid import Results
+from moco.studies.spec import Setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

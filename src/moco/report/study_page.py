@@ -9,9 +9,9 @@ from typing import Any
 
 from moco.recipe_files import recipe_to_dict
 from moco.report.study_figure import draw
-from moco.study import Results, plan_of
-from moco.study_cells import epoch_curves, write_whole
-from moco.study_spec import MEASURES, Claim
+from moco.studies.cells import epoch_curves, write_whole
+from moco.studies.grid import Results, plan_of
+from moco.studies.spec import MEASURES, Claim
 
 MEASURE_NAMES = {
     "linear": "linear",

@@ -12,7 +12,7 @@ from moco.errors import UsageError
 from moco.recipe import Recipe
 from moco.recipes import MOCO_V1, MOCO_V2
 from moco.specs import Mechanism
-from moco.study_spec import Claim, Measure, Setting, Study
+from moco.studies.spec import Claim, Measure, Setting, Study
 
 FEATURE_MEASURES: tuple[Measure, ...] = ("linear", "knn_200")
 """What a claim about features is tested on: the papers' measure, and one without a fit."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from moco import study_cells
 from moco.errors import InterruptedRunError, UsageError
 from moco.progress import Report, SilentReport
 from moco.run_directory import read_lines
-from moco.study import (
+from moco.studies import cells
+from moco.studies.cells import write_whole
+from moco.studies.forecast import Forecast, epochs_within
+from moco.studies.grid import (
     Grid,
     Options,
     Results,
@@ -24,16 +26,14 @@ from moco.study import (
     run_study,
     with_epochs,
 )
-from moco.study_cells import write_whole
-from moco.study_forecast import Forecast, epochs_within
-from moco.study_spec import Setting
+from moco.studies.spec import Setting
 
 Make = Callable[..., Options]
 
 
 @pytest.fixture(autouse=True)
 def few_steps_for_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_cells, "STATISTICS_STEPS", 2)
+    monkeypatch.setattr(cells, "STATISTICS_STEPS", 2)
 
 
 class Quiet:
@@ -69,13 +69,13 @@ def options(class_folders: Path, tiny_settings: list[str], tmp_path: Path) -> Ma
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the list to which the directory of each run that is trained is added."""
     trained: list[Path] = []
-    real = study_cells.train
+    real = cells.train
 
     def counted(plan: Any, **more: Any) -> Path:
         trained.append(plan.run)
         return real(plan, **more)
 
-    monkeypatch.setattr(study_cells, "train", counted)
+    monkeypatch.setattr(cells, "train", counted)
     return trained
 
 
@@ -140,7 +140,7 @@ def test_watched_runs_have_a_score_each_epoch_and_serve_other_studies(
     watched = run_study(grid, Quiet())
     for setting in grid.settings:
         directory = grid.bench.directory(setting.recipe, 0)
-        curves = study_cells.epoch_curves(directory)
+        curves = cells.epoch_curves(directory)
         assert len(curves["pretext_top1"]) == len(curves["knn_200"]) == 2
         assert curves["knn_200"][-1] == watched.cells[setting.name, 0]["knn_200"]
         rows = read_lines(directory / "metrics.jsonl")
@@ -256,8 +256,8 @@ def test_the_untrained_encoder_and_pixels_are_scored_once(
     grid = make_grid(options("queue-size"))
 
     def references() -> list[dict[str, Any]]:
-        untrained = [study_cells.score_untrained(grid.bench, grid.base, seed) for seed in (0, 1)]
-        return [*untrained, study_cells.score_pixels(grid.bench, grid.base)]
+        untrained = [cells.score_untrained(grid.bench, grid.base, seed) for seed in (0, 1)]
+        return [*untrained, cells.score_pixels(grid.bench, grid.base)]
 
     first = references()
     assert [scores["seed"] for scores in first[:2]] == [0, 1]
@@ -266,11 +266,11 @@ def test_the_untrained_encoder_and_pixels_are_scored_once(
     def refuse(*_: object) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(study_cells, "score", refuse)
+    monkeypatch.setattr(cells, "score", refuse)
     assert references() == first
 
 
 def test_too_many_pixels_are_left_out(options: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = make_grid(options("queue-size"))
-    monkeypatch.setattr(study_cells, "MOST_PIXELS", 24 * 3 * 16 * 16 - 1)
-    assert study_cells.score_pixels(grid.bench, grid.base) == {}
+    monkeypatch.setattr(cells, "MOST_PIXELS", 24 * 3 * 16 * 16 - 1)
+    assert cells.score_pixels(grid.bench, grid.base) == {}

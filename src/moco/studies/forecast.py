@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from moco.errors import UsageError
 from moco.pretraining import time_steps
-from moco.study import Grid, cells_left
-from moco.study_cells import score_untrained
-from moco.study_spec import Setting
+from moco.studies.cells import score_untrained
+from moco.studies.grid import Grid, cells_left
+from moco.studies.spec import Setting
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Running a study: every setting with every seed, and what the figures say of the paper's claims.
 
-RUN/cells/             one run directory a setting and seed, shared by studies: see `study_cells`
+RUN/cells/             one run directory a setting and seed, shared by studies: see `cells`
 RUN/study-NAME.json    what the study compares, then all its figures
 """
 
@@ -21,8 +21,8 @@ from moco.plan import CACHE_BYTES, make_plan
 from moco.progress import Report
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_difference, recipe_from_dict, recipe_to_dict
-from moco.studies import STUDIES
-from moco.study_cells import (
+from moco.studies.catalogue import STUDIES
+from moco.studies.cells import (
     Bench,
     Scores,
     fingerprint,
@@ -32,7 +32,7 @@ from moco.study_cells import (
     score_untrained,
     write_whole,
 )
-from moco.study_spec import Claim, Setting, Study
+from moco.studies.spec import Claim, Setting, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,9 @@ def check_directory(grid: Grid) -> None:
             if old[name] != new[name]
         ]
         if path == grid.file:
-            difference = recipe_difference(recipe_from_dict(old["recipe"]), grid.base)
+            before = recipe_from_dict(old["recipe"])
+            named_alike = replace(before, name=grid.base.name, source=grid.base.source)
+            difference = recipe_difference(named_alike, grid.base)
             differences += [difference] if difference else []
         if differences:
             raise UsageError(

@@ -11,7 +11,7 @@ from moco.recipe import Recipe
 from moco.recipe_files import recipe_difference
 from moco.recipes import CIFAR10_RESNET18, MOCO_V1, MOCO_V2, MOCO_V3_VIT_SMALL
 from moco.specs import OptimizerSpec
-from moco.studies import (
+from moco.studies.catalogue import (
     KEY_MOMENTUM,
     MECHANISMS,
     QUEUE_SIZE,
@@ -20,7 +20,7 @@ from moco.studies import (
     V1_TO_V2,
     dictionary_sizes,
 )
-from moco.study_spec import MEASURES, Setting
+from moco.studies.spec import MEASURES, Setting
 
 IMAGENET = 1_281_167
 SMALL = replace(

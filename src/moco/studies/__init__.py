@@ -1,0 +1,1 @@
+"""Studies: the papers' own comparisons, run again."""
