@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -120,6 +121,21 @@ def test_an_environment_that_names_processes_and_no_place_to_meet(
         pytest.raises(UsageError, match="MASTER_ADDR, MASTER_PORT not; launch with torchrun"),
         launched_processes(),
     ):
+        pass
+
+
+def test_one_that_comes_alone_gives_up_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("moco.processes.MEETING", timedelta(seconds=1))
+    with (
+        pytest.raises(LostProcessError, match=r"not all 2 processes came to 127\.0\.0\.1:29617"),
+        launched_processes(),
+    ):
+        pass
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(UsageError, match="RANK 2 is not below WORLD_SIZE 2"), launched_processes():
         pass
 
 

@@ -99,13 +99,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     known_recipe, choices = _recipe_for(len(images), picked, found, changes)
     settled = change_fields(known_recipe, changes)
     _check_images(images, settled)
-    folder = getattr(images, "folder", None)
-    where = (
-        Path(run)
-        if run is not None
-        else Path("runs")
-        / "-".join([found.name, *([folder.resolve().name] if folder is not None else [])])
-    )
+    where = Path(run) if run is not None else _default_run(found.name, images)
     return Plan(
         images=images,
         recipe=settled,
@@ -117,6 +111,14 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         workers=workers,
         steps_per_epoch=len(images) // settled.batch_size,
     )
+
+
+def _default_run(name: str, images: Images) -> Path:
+    """Return runs/RECIPE-FOLDER; the name may come from a file that somebody sent."""
+    if "/" in name or "\\" in name:
+        raise UsageError(f"the recipe's name {name!r:.90} cannot name a directory; choose a --run")
+    folder = getattr(images, "folder", None)
+    return Path("runs") / "-".join([name, *([folder.resolve().name] if folder is not None else [])])
 
 
 def _recipe_for(

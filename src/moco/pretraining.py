@@ -76,19 +76,23 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         MocoError: The cause and the remedy in one line; nothing was written when it is about
             the input.
     """
-    plan = make_plan(
-        images,
-        recipe=recipe,
-        settings=settings,
-        epochs=epochs,
-        run=run,
-        device=device,
-        seed=seed,
-        workers=workers,
-        precision=precision,
+    plan = together(
+        lambda: make_plan(
+            images,
+            recipe=recipe,
+            settings=settings,
+            epochs=epochs,
+            run=run,
+            device=device,
+            seed=seed,
+            workers=workers,
+            precision=precision,
+        )
     )
-    monitor = knn_monitor(
-        monitor_train, monitor_test, plan.recipe.views, plan.device, workers=plan.workers
+    monitor = together(
+        lambda: knn_monitor(
+            monitor_train, monitor_test, plan.recipe.views, plan.device, workers=plan.workers
+        )
     )
     return train(plan, resume=resume, monitor=monitor, report=report)
 
@@ -119,6 +123,9 @@ def train(
     identity = plan.identity()
     checkpoint = together(lambda: directory.find_checkpoint(identity, resume))
     check_same("images, recipe or seed", repr(identity))
+    check_same(
+        "device, precision or run directory", f"{plan.device.type} {plan.precision} {plan.run}"
+    )
     check_same("checkpoints", str(checkpoint and checkpoint.step))
     for line in directory.damaged:
         report.note(f"passed over: {line}")
@@ -247,7 +254,7 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
 
 def time_steps(plan: Plan) -> tuple[Contrast, float]:
     """Take some steps that are thrown away; return the contrast and images per second."""
-    contrast, recipe = build_plan(plan).train(), plan.recipe
+    contrast, recipe = together(lambda: build_plan(plan)).train(), plan.recipe
     match_views = averaging_gradients(contrast)
     optimizer = build_optimizer(recipe.optimizer, contrast)
     steps, began = 0, time.monotonic()

@@ -17,14 +17,17 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from moco.distributed import gather_rows, rank, world_size
 from moco.errors import FailedElsewhereError, LostProcessError, MocoError, UsageError
 
 Result = TypeVar("Result")
+MEETING = timedelta(minutes=5)
+"""How long the first to come wait for the others."""
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: the first may have a monitor or checkpoint to do."""
+"""How long they wait afterwards: the first may have a monitor or a checkpoint to do."""
 SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
@@ -44,17 +47,30 @@ def launched_processes() -> Iterator[None]:
         raise UsageError(
             f"WORLD_SIZE is set and {', '.join(missing)} not; launch with torchrun, or unset it"
         )
+    if _count("RANK", 0) >= _count("WORLD_SIZE", 1):
+        raise UsageError(
+            f"RANK {os.environ['RANK']} is not below WORLD_SIZE {os.environ['WORLD_SIZE']}; count "
+            "from 0"
+        )
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(_count("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, own, count = next(rendezvous("env://", timeout=MEETING))
+        store.set(f"moco-{own}", "here")
+        store.wait([f"moco-{place}" for place in range(count)], MEETING)
+        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise LostProcessError(f"no meeting of all processes at {where}: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise LostProcessError(
+            f"not all {os.environ['WORLD_SIZE']} processes came to {where} ({reason}); start them "
+            "all with the same address"
+        ) from error
     try:
-        yield
+        with naming_lost_processes():
+            yield
     finally:
         dist.destroy_process_group()
 

@@ -173,7 +173,7 @@ def read_recipe(path: Path) -> Recipe:
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is not a recipe")
         return recipe_from_dict(values)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} is not a readable recipe: {error}") from error
 
 

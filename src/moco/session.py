@@ -18,7 +18,7 @@ from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import DataError, DivergedError
 from moco.plan import Plan
-from moco.processes import gather_lists, largest
+from moco.processes import gather_lists, largest, together
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 
@@ -69,13 +69,16 @@ class Session:
         }
         if self.plan.device.type == "cuda":
             state["cuda_random_state"] = random_states(torch.cuda.get_rng_state(self.plan.device))
-        if self.directory.writes:
-            save_checkpoint(
-                self.plan.run,
-                Checkpoint(self.step, self.contrast.state_dict(), state, self.identity),
-            )
+        together(lambda: self.write_checkpoint(state))
         self.saved_at = self.read_at = time.monotonic()
         self.save_seconds = self.saved_at - began
+
+    def write_checkpoint(self, train_state: dict[str, Any]) -> None:
+        """Write it, in the first process."""
+        if self.directory.writes:
+            model = self.contrast.state_dict()
+            checkpoint = Checkpoint(self.step, model, train_state, self.identity)
+            save_checkpoint(self.plan.run, checkpoint)
 
     def check_weights(self) -> None:
         """Refuse weights that a last bad gradient broke: their loss would only show it next step.

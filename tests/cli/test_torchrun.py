@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from moco.cli.main import main
+from moco.cli.signals import StopSignals
 
 TIMEOUT = 120
 
@@ -121,6 +122,42 @@ def test_a_process_that_dies_ends_the_run_and_its_checkpoints_serve_one_process(
     options = ["--recipe", "moco-v2", "--epochs", "100", "--run", str(run), *settings]
     assert main(["pretrain", str(photos), "--workers", "0", *options]) == 0
     assert [row["step"] for row in rows_of(run)] == list(range(400))
+
+
+def test_a_run_whose_launcher_is_gone_saves_and_ends(
+    launch: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = launch("pretrain", photos, "--recipe", "moco-v2", "--epochs", 5000, "--run-dir", run)
+    wait_for(lambda: (run / "metrics.jsonl").exists() and len(rows_of(run)) > 8)
+    process.kill()
+    process.communicate(timeout=TIMEOUT)
+    wait_for(lambda: json.loads((run / "status.json").read_text())["state"] == "interrupted")
+    status = json.loads((run / "status.json").read_text())
+    assert (status["code"], (run / "latest").read_text()) == (75, f"step_{status['step']:08d}")
+
+
+def test_a_hangup_saves_unless_it_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, expected in ((signal.SIG_DFL, 75), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, handler)
+            with StopSignals() as signals:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert signals.asked() == expected
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_rank_left_in_the_environment_silences_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["pretrain", "/no/such/folder"]) == 3
+    assert main(["recipes", "show", "moco-v9"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

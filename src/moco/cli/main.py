@@ -17,6 +17,7 @@ from moco.errors import (
     DivergedError,
     FailedElsewhereError,
     InterruptedRunError,
+    LostProcessError,
     MocoError,
     UsageError,
 )
@@ -27,12 +28,12 @@ HEARD_SECONDS = 1.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug, speaks = "--debug" in given, os.environ.get("RANK", "0") == "0"
+    debug, speaks = "--debug" in given, _place("LOCAL_RANK") == 0
     try:
         parsed, unknown = build_parser().parse_known_args(given)
         if unknown:
             parsed.parser.refuse_unknown(unknown)
-        if parsed.module != "moco.cli.pretrain" and os.environ.get("WORLD_SIZE", "1") != "1":
+        if parsed.module != "moco.cli.pretrain" and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UsageError(f"{parsed.command} runs in one process; start it without torchrun")
         command, speaks = importlib.import_module(parsed.module), True
         return int(command.run(parsed))
@@ -48,11 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(*_line_and_code(error), debug=debug, silent=silent)
 
 
+def _place(variable: str) -> int:
+    """Return which of the processes that torchrun launched this is, 0 alone."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return 0
+    text = os.environ.get(variable, "0")
+    return int(text) if text.isdecimal() else 0
+
+
 def _is_told(error: BaseException) -> bool:
     """Say whether another of the processes that torchrun launched prints what is wrong."""
-    alike = isinstance(error, DivergedError | InterruptedRunError | KeyboardInterrupt)
-    is_first = os.environ.get("RANK", "0") == "0"
-    return isinstance(error, FailedElsewhereError) or (alike and not is_first)
+    match error:
+        case FailedElsewhereError():
+            return True
+        case LostProcessError():  # the first may be the one that is gone
+            return _place("RANK") > 1
+        case DivergedError() | InterruptedRunError() | KeyboardInterrupt():
+            return _place("RANK") > 0
+        case _:
+            return False
 
 
 def _line_and_code(error: BaseException) -> tuple[str, int]:

@@ -7,13 +7,15 @@ import sys
 
 def say(text: str) -> None:
     """Print the text, letters that the output cannot hold as escapes."""
+    if sys.stdout is None:  # closed by whoever started the command
+        return
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def printable(text: str) -> str:
     """Return the text on one line, in letters that the output can hold; names need be neither."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     encoded = text.encode(encoding, "backslashreplace").decode(encoding)
     return "".join(
         letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in encoded

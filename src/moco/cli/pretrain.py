@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 from moco.cli.json_file import check_json_path, write_json
@@ -43,7 +44,7 @@ def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
     with StopSignals() as signals:
         train(
             plan,
-            resume=arguments.resume,
+            resume="auto" if is_restarted() else arguments.resume,
             monitor=monitor,
             report=TerminalReport(),
             stop=signals.asked,
@@ -52,6 +53,11 @@ def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
         return {}
     say(f"done: {plan.run}; moco.load('{plan.run}') gives the backbone")
     return final_figures(plan, time.monotonic() - began)
+
+
+def is_restarted() -> bool:
+    """Say whether torchrun started this run again after a failure: then it always goes on."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:

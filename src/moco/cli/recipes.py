@@ -57,7 +57,9 @@ def list_recipes() -> dict[str, object]:
 
 def table_lines(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     """Return the table in lines, the last column cut to the terminal; whole where none reads."""
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    columns = (
+        shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else sys.maxsize
+    )
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     room = columns - sum(widths[:-1]) - 2 * len(widths[:-1])
     lines = []

@@ -150,7 +150,7 @@ def leave_signals_to_the_run(_worker: int) -> None:
 
     A second TERM ends it all the same, as torch sends one to a process that hangs.
     """
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         number = getattr(signal, name, None)  # Windows has one of them
         if number is not None:
             signal.signal(number, signal.SIG_IGN)
