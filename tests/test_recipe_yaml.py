@@ -61,6 +61,8 @@ WRONG_FIELDS: dict[str, tuple[str, int, str]] = {
         "encoder.head must be one of linear, mlp, mlp_bn, got 'mpl'",
     ),
     "no number": ("loss_scale: .nan", 2, "loss_scale must be a finite number"),
+    "octal": ("batch_size: 0400", 2, "YAML reads 0400 as another number"),
+    "minutes": ("epochs: 1:30", 2, "YAML reads 1:30 as another number"),
     "no date": ("source: 2001-99-99", 2, "the value of 'source' is not readable"),
     "too long a number": ("epochs: " + "9" * 5000, 2, "the value of 'epochs' is not readable"),
     "odd list": ("source: [{[1]: 2}]", 2, "the value of 'source' is not readable"),

@@ -23,6 +23,8 @@ from moco.recipe_files import check_value, field_names, resolve_field
 MOST_BYTES = 1 << 16
 """A whole recipe with its comments takes about 7 kB."""
 MOST_LEVELS = 8
+ODD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9]+(:[0-9]+)+")
+"""Numbers that YAML 1.1 reads as 256 for 0400, and as 90 for 1:30."""
 ENDINGS = (".yaml", ".yml")
 
 
@@ -135,6 +137,11 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             self.refuse(
                 node, f"'{name}' takes a value and holds no fields; look at the indentation"
+            )
+        if isinstance(node, yaml.ScalarNode) and node.style is None and ODD.fullmatch(node.value):
+            self.refuse(
+                node,
+                f"YAML reads {node.value} as another number (octal, or minutes); write it plainly",
             )
         try:
             return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
