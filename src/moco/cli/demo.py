@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from moco.cli.json_file import check_json_path, write_json
+from moco.cli.output import say
 from moco.cli.signals import StopSignals
-from moco.cli.terminal import TerminalReport, duration, print_table, say
+from moco.cli.terminal import TerminalReport, duration, print_table
 from moco.demo import RIVALS, Compared, compare, flat_figures, rival_features, verdict
 from moco.demo_data import own_folder, solar_cells
 from moco.device import pick_device

@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.terminal import print_table, printable
+from moco.cli.output import printable
+from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import UsageError
 from moco.evaluate.features import Features, extract_features

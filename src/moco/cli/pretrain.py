@@ -7,13 +7,13 @@ import os
 import time
 
 from moco.cli.json_file import check_json_path, write_json
+from moco.cli.output import say
 from moco.cli.signals import StopSignals
 from moco.cli.terminal import (
     TerminalReport,
     describe_contrast,
     describe_plan,
     duration,
-    say,
 )
 from moco.device import default_workers, pick_device
 from moco.distributed import rank

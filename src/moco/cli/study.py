@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 
 from moco.cli.json_file import check_json_path, write_json
+from moco.cli.output import printable, say
 from moco.cli.pretrain import command_workers
 from moco.cli.signals import StopSignals
-from moco.cli.terminal import TerminalReport, duration, print_table, printable, say
+from moco.cli.terminal import TerminalReport, duration, print_table
 from moco.progress import Report, SilentReport
 from moco.report.study_figure import require_matplotlib
 from moco.report.study_page import (

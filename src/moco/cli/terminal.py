@@ -12,8 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column, Table
 
 from moco.batch_norm import has_batch_norm
-from moco.cli.output import printable as printable
-from moco.cli.output import say as say
+from moco.cli.output import printable, say
 from moco.contrast import Contrast
 from moco.distributed import world_size
 from moco.encoders import parameter_count
