@@ -58,8 +58,6 @@ def launched_processes() -> Iterator[None]:
         torch.cuda.set_device(_count("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
         store, own, count = next(rendezvous("env://", timeout=MEETING))
-        store.set(f"moco-{own}", "here")
-        store.wait([f"moco-{place}" for place in range(count)], MEETING)
         dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
