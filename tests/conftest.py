@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from gloo_group import PROCESS_SECONDS, work_in_group
 from PIL import Image
 
 torch.set_num_threads(1)
-
-PROCESS_SECONDS = 100
 
 
 @pytest.fixture
@@ -31,7 +27,7 @@ def run_processes(tmp_path: Path) -> Callable[..., list[Any]]:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["moco.pretraining"])  # so that torch is imported once
         processes = [
-            context.Process(target=_work_in_group, args=(rank, count, tmp_path, work, args))
+            context.Process(target=work_in_group, args=(rank, count, tmp_path, work, args))
             for rank in range(count)
         ]
         for process in processes:
@@ -50,25 +46,6 @@ def run_processes(tmp_path: Path) -> Callable[..., list[Any]]:
         return [torch.load(tmp_path / f"result-{rank}") for rank in range(count)]
 
     return run
-
-
-def _work_in_group(
-    rank: int, count: int, folder: Path, work: Callable[..., Any], args: tuple[Any, ...]
-) -> None:
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group(
-            "gloo",
-            init_method=(folder / "meeting-place").as_uri(),
-            rank=rank,
-            world_size=count,
-            timeout=timedelta(seconds=PROCESS_SECONDS // 2),
-        )
-        torch.save(work(*args), folder / f"result-{rank}")
-        dist.destroy_process_group()
-    except BaseException:
-        (folder / f"failure-{rank}").write_text(traceback.format_exc())
-        raise
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,11 @@ LAYERS = [
     {"specs", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
-    {"cpu_kernels", "checkpoint", "device", "evaluate", "recipe_yaml", "recipe_words"},
+    {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
     {"build", "found_recipe"},
+    {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
-    {"progress", "demo_data"},
+    {"progress", "demo_data", "data_tools", "benchmark"},
     {"session"},
     {"pretraining", "demo"},
     {"studies"},
@@ -50,6 +51,9 @@ WITHOUT_TORCH = [
     "cli/json_file",
     "cli/recipes",
     "cli/study_options",
+    "cli/bench_options",
+    "cli/shared_options",
+    "cli/data_options",
 ]
 HEAVY = {
     "torch",

@@ -58,6 +58,8 @@ SET = {
     "views.blur_radius": ("[1, 2e0]", (1.0, 2.0)),
     "views.solarize_probabilities": ("[0, 0.5]", (0.0, 0.5)),
     "views.flip_probability": ("1", 1.0),
+    "views.channels": ("3", 3),  # with views.mean and views.std, or not at all
+    "views.deep": ("true", True),
     "views.mean": ("[0, 0, 0]", (0.0, 0.0, 0.0)),
     "views.std": ("[1, 1, 1]", (1.0, 1.0, 1.0)),
     "views.evaluation_resize": ("300", 300),
@@ -77,6 +79,7 @@ SET = {
     "loss_scale": ("2", 2.0),
     "batch_norm_groups": ("4", 4),
     "shuffle_keys": ("false", False),
+    "shard_window": ("16", 16),
     "epochs": ("3", 3),
     "batch_size": ("128", 128),
 }
@@ -100,6 +103,9 @@ def test_every_field_can_be_set_and_nothing_else_moves(field: str) -> None:
     changed = set_fields(MOCO_V1, [f"{field}={text}"])
     assert value_of(changed, field) == expected
     assert type(value_of(changed, field)) is type(expected)
+    if field == "views.channels":
+        assert changed == MOCO_V1
+        return
     assert [name for name in FIELDS if value_of(changed, name) != value_of(MOCO_V1, name)] == [
         field
     ]

@@ -146,7 +146,7 @@ def check_sizes(encoder: Encoder, recipe: Recipe) -> None:
     for field in ("image_size", "evaluation_size"):
         side = getattr(recipe.views, field)
         try:
-            encoder(torch.zeros(1, 3, side, side))
+            encoder(torch.zeros(1, encoder.views.channels, side, side))
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UsageError(

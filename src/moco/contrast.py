@@ -54,7 +54,7 @@ class Contrast(nn.Module):
     """Trains `encoder` to tell each image's key from the keys of other images.
 
     Args:
-        encoder: f_q, from a view [N, 3, H, W] to an embedding [N, C].
+        encoder: f_q, from a view [N, channels, H, W] to an embedding [N, C].
         dictionary: holds the keys that queries are compared with; an `nn.Module` when it has state.
         keys_from: momentum_encoder: a slow copy of the encoder; query_encoder: the encoder itself,
             with gradient; query_itself: the query, which a memory bank stores.
@@ -87,7 +87,7 @@ class Contrast(nn.Module):
         self.shuffle_keys, self.seed = shuffle_keys, seed
 
     def forward(self, view_a: Tensor, view_b: Tensor, image_ids: Tensor, step: int) -> Contrasted:
-        """Return the loss and the new keys for two views [N, 3, H, W] of images with ids [N].
+        """Return the loss and the new keys for two views [N, channels, H, W] of N images.
 
         Changes no weight and no stored key: see `advance`. Batch norm's running statistics move in
         both encoders, as in any training forward.

@@ -33,7 +33,7 @@ def outsized_stride(encoder: Encoder, side: int) -> str:
         if isinstance(layer, nn.Conv2d)
     ]
     was_training = encoder.training
-    encoder.eval()(torch.zeros(1, 3, side, side))
+    encoder.eval()(torch.zeros(1, encoder.views.channels, side, side))
     encoder.train(was_training)
     for hook in hooks:
         hook.remove()

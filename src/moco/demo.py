@@ -86,7 +86,7 @@ def untrained_backbone(plan: Plan, *, statistics_steps: int) -> nn.Module:
     views = plan.recipe.views
     batches = Batches(plan.images, views, batch_size=plan.recipe.batch_size, seed=plan.seed)
     for step in range(statistics_steps):
-        view_a, _, _ = to_device(batches[step], plan.device)
+        view_a, _, _ = to_device(batches[step], views, plan.device)
         encoder(view_a)
     return cast(nn.Module, encoder.eval().backbone)
 

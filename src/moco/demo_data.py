@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moco.data.images import FolderImages, Images, SubsetImages
+from moco.data.images import Images, SubsetImages
+from moco.data.sources.opening import open_images
 from moco.errors import DataError
-from moco.evaluate.labelled import LabelledFolder
+from moco.evaluate.labelled import LabelledImages
 
 ELPV_BLOCK = 82
 """Neighbours in the list may come from one module: blocks of this size stay on one side, so that
@@ -65,7 +66,7 @@ def solar_cells() -> DemoData:
             "'moco-torch[demo]', or name your own folder with --images"
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
-    images = FolderImages(folder / "images", cache_bytes=DEMO_CACHE_BYTES)
+    images = open_images(folder / "images", cache_bytes=DEMO_CACHE_BYTES)
     probability = {}
     for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines():
         path, defect, _kind = line.split()
@@ -96,9 +97,9 @@ def own_folder(folder: Path, seed: int) -> DemoData:
     Raises:
         DataError: The folder is missing or holds no images.
     """
-    images = FolderImages(folder, cache_bytes=DEMO_CACHE_BYTES)
+    images = open_images(folder, cache_bytes=DEMO_CACHE_BYTES)
     try:
-        labelled = LabelledFolder(folder)
+        labelled = LabelledImages(folder)
     except DataError:
         labelled = None
     counts = labelled.labels.bincount() if labelled is not None else torch.zeros(1)

@@ -27,15 +27,15 @@ WIDER_GROUPS = {"resnext50_32x8d": ("resnext50_32x4d", 8)}
 
 
 class Encoder(nn.Module):
-    """A view [N, 3, H, W] to an embedding [N, C]: f_q of the paper, and f_k as a copy of it.
+    """A view [N, channels, H, W] to an embedding [N, C]: f_q of the paper, and f_k as a copy of it.
 
     It takes pixels as they are stored, uint8, and normalizes them first, so that views travel
     between processes as bytes; a floating-point view counts as normalized already.
 
     Args:
-        backbone: [N, 3, H, W] -> [N, D].
+        backbone: [N, channels, H, W] -> [N, D].
         head: [N, D] -> [N, C].
-        views: whose mean and deviation normalize pixels.
+        views: whose mean and deviation normalize pixels; it also knows how many channels.
         precision: the type that autocast runs both in; None runs them as they are. The embedding
             comes out in float32 either way, so that the loss and the keys are exact.
         layout: how pixels lie in memory; channels last is faster where a device has it.
@@ -55,9 +55,7 @@ class Encoder(nn.Module):
         self.precision, self.layout = precision, layout
 
     def forward(self, view: Tensor) -> Tensor:
-        if not view.is_floating_point():
-            view = normalize(view, self.views)
-        view = view.contiguous(memory_format=self.layout)
+        view = normalize(view, self.views).contiguous(memory_format=self.layout)
         if self.precision is None:
             return cast(Tensor, self.head(self.backbone(view)))
         with torch.autocast(view.device.type, self.precision):
@@ -69,14 +67,14 @@ def build_encoder(spec: EncoderSpec, views: ViewsSpec | None = None) -> Encoder:
     """Return a randomly initialised encoder; weights come from torch's global random state.
 
     Args:
-        views: what its images are like: their size, for backbones that are built for one, and
-            their mean and deviation.
+        views: what its images are like: their channels, their mean and deviation, and their size
+            for backbones that are built for one.
 
     Raises:
         UsageError: timm has no such model, or a setting does not go with the backbone.
     """
     views = views or ViewsSpec()
-    backbone = build_backbone(spec, views.image_size)
+    backbone = build_backbone(spec, views.image_size, views.channels)
     return Encoder(backbone, build_head(spec, feature_count(backbone)), views)
 
 
@@ -85,19 +83,19 @@ def feature_count(backbone: nn.Module) -> int:
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
 
 
-def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
-    """Return the backbone without a classifier, [N, 3, H, W] -> [N, D]."""
+def build_backbone(spec: EncoderSpec, image_size: int = 224, channels: int = 3) -> nn.Module:
+    """Return the backbone without a classifier, [N, channels, H, W] -> [N, D]."""
     if spec.backbone in MOCO_V3_VITS:
-        return _build_vit(spec, image_size)
+        return _build_vit(spec, image_size, channels)
     if spec.freeze_patch_projection:
         raise UsageError(
             f"encoder.freeze_patch_projection needs a ViT of MoCo v3 ({', '.join(MOCO_V3_VITS)}), "
             f"not '{spec.backbone}'"
         )
-    backbone = _build_timm_model(spec)
+    backbone = _build_timm_model(spec, channels)
     reshaped = spec.width != 1.0 or bool(spec.stage_blocks)
     if isinstance(backbone, ResNet):
-        _set_stem(backbone, spec)
+        _set_stem(backbone, spec, channels)
         # timm starts residual branches at zero unless told; the papers' v1 and v2 do not
         _reset_batch_norm(backbone)
         backbone.init_weights(zero_init_last=spec.zero_init_residual)
@@ -111,9 +109,11 @@ def build_backbone(spec: EncoderSpec, image_size: int = 224) -> nn.Module:
     return backbone
 
 
-def _build_timm_model(spec: EncoderSpec) -> nn.Module:
+def _build_timm_model(spec: EncoderSpec, channels: int) -> nn.Module:
     _check_group_width(spec)
     options = _resnet_options(spec)
+    if channels != 3:
+        options["in_chans"] = channels
     name, group_width = WIDER_GROUPS.get(spec.backbone, (spec.backbone, None))
     if group_width is not None:
         options["base_width"] = group_width
@@ -156,18 +156,18 @@ def _resnet_options(spec: EncoderSpec) -> dict[str, Any]:
     return options
 
 
-def _set_stem(backbone: ResNet, spec: EncoderSpec) -> None:
+def _set_stem(backbone: ResNet, spec: EncoderSpec, channels: int) -> None:
     if spec.stem == "imagenet" and spec.width == 1.0:
         return  # as timm built it
     first_norm: Any = backbone.bn1
     width = getattr(first_norm, "num_features", None) or first_norm.num_channels
     match spec.stem:
         case "imagenet":
-            stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            stem = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         case "strided":
-            stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+            stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
         case "small":
-            stem = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
+            stem = nn.Conv2d(channels, width, 3, stride=1, padding=1, bias=False)
             setattr(backbone, "maxpool", nn.Identity())  # noqa: B010  typed more narrowly there
     setattr(backbone, "conv1", stem)  # noqa: B010
 
@@ -178,7 +178,7 @@ def _reset_batch_norm(backbone: nn.Module) -> None:
             layer.reset_parameters()
 
 
-def _build_vit(spec: EncoderSpec, image_size: int) -> nn.Module:
+def _build_vit(spec: EncoderSpec, image_size: int, channels: int) -> nn.Module:
     if spec.stem != "imagenet" or spec.width != 1.0 or spec.stage_blocks:
         raise UsageError(
             f"encoder.stem, width and stage_blocks need a plain ResNet, not '{spec.backbone}'; "
@@ -188,6 +188,7 @@ def _build_vit(spec: EncoderSpec, image_size: int) -> nn.Module:
         return build_moco_v3_vit(
             spec.backbone,
             image_size=image_size,
+            channels=channels,
             freeze_patch_projection=spec.freeze_patch_projection,
         )
     except ValueError as error:

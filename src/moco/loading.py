@@ -22,8 +22,8 @@ def load(path: str | Path, part: Part = "backbone") -> nn.Module:
 
     Args:
         path: a run directory (its newest checkpoint that verifies) or one checkpoint directory.
-        part: "backbone", [N, 3, H, W] -> [N, D], is what one keeps; "encoder" has the head too,
-            [N, 3, H, W] -> [N, C]. Both are the query encoder's.
+        part: "backbone", [N, channels, H, W] -> [N, D], is what one keeps; "encoder" has the head
+            too, [N, channels, H, W] -> [N, C]. Both are the query encoder's.
 
     Raises:
         CheckpointError: No checkpoint there, or none that verifies.

@@ -30,6 +30,7 @@ from moco.progress import Report, SilentReport
 from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
+from moco.specs import BAD_LIMIT
 
 READ_EVERY_STEPS = 20
 """Figures stay on the device and are read together, so that a step does not wait for them."""
@@ -48,6 +49,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     seed: int = 0,
     workers: int | None = None,
     precision: str = "auto",
+    bad_limit: float = BAD_LIMIT,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -58,7 +60,8 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     A run that was stopped goes on where it was; one that is done returns at once.
 
     Args:
-        images: a folder, searched recursively, or an `Images` object.
+        images: a folder, searched recursively, another source (docs/images.md), or an `Images`
+            object.
         recipe: "small", another recipe's name, a recipe file, a run directory, or a `Recipe`.
         settings: "field=value" changes to the recipe.
         epochs: passes over the images, in place of the recipe's.
@@ -67,6 +70,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         seed: decides weights, order and views.
         workers: loading processes; None picks by device.
         precision: auto, float32 or bfloat16: what networks compute in.
+        bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -87,6 +91,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             seed=seed,
             workers=workers,
             precision=precision,
+            bad_limit=bad_limit,
         )
     )
     monitor = together(
@@ -140,6 +145,7 @@ def train(
     try:
         if checkpoint is not None:
             session.restore(checkpoint)
+            directory.forget_mended(plan.images)
             report.note(f"going on from step {checkpoint.step} of {plan.steps}")
         report.planned(plan, contrast)
         with shared_cpu(plan.device, plan.workers), naming_lost_processes():
@@ -179,6 +185,8 @@ def load_plan(plan: Plan, *, start: int, stop: int) -> Iterator[Batch]:
         seed=plan.seed,
         process=rank(),
         processes=world_size(),
+        window=plan.recipe.shard_window,
+        finish=plan.device.type == "cpu",
     )
     return load_batches(
         batches,
@@ -199,7 +207,7 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
         set_learning_rate(optimizer, learning_rate)
         contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
-        view_a, view_b, image_ids = to_device(batch, plan.device)
+        view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
 
         loss, keys, scores = match_views(view_a, view_b, image_ids, batch.step)
         loss = recipe.loss_scale * loss
@@ -227,10 +235,11 @@ def after_step(session: Session, batch: Batch, stop: Callable[[], int | None]) -
 
     Raises:
         InterruptedRunError: `stop` said so; this step's state is saved.
+        DataError: Too many images cannot be used; so is it then.
     """
     code, save, skipped = session.agree(stop(), batch.skipped)
-    for name, reason in session.directory.add_skipped(skipped):
-        session.report.note(f"skipped {name}: {reason}")
+    if skipped:
+        session.count_skipped(skipped)
     if session.at_epoch_end() and session.monitor is not None:
         session.watch(session.monitor)
     elif len(session.unread) == READ_EVERY_STEPS or session.at_epoch_end():
@@ -260,7 +269,7 @@ def time_steps(plan: Plan) -> tuple[Contrast, float]:
     steps, began = 0, time.monotonic()
     with shared_cpu(plan.device, plan.workers):
         for batch in load_plan(plan, start=0, stop=min(TIMED_STEPS, plan.steps)):
-            view_a, view_b, image_ids = to_device(batch, plan.device)
+            view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
             loss, keys, _ = match_views(view_a, view_b, image_ids, batch.step)
             optimizer.zero_grad()
             loss.backward()

@@ -58,6 +58,9 @@ class Recipe:
     shuffle_keys: bool = True
     """Permute the key batch where batch norm has groups (section 3.3); false only to study the
     leak."""
+    shard_window: int = 0
+    """For images in shards (tar files, Parquet) that do not fit in memory: shuffle shards, then the
+    images of so many of them together; 0: all images of all shards."""
     epochs: int = 200
     """Passes over the images."""
     batch_size: int = 256
@@ -73,6 +76,7 @@ class Recipe:
         )
         require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
+        require(self.shard_window >= 0, f"shard_window must be from 0, got {self.shard_window}")
         require(
             0 <= self.last_temperature < float("inf"),
             f"last_temperature must be from 0, got {self.last_temperature:g}",

@@ -3,7 +3,7 @@
 runs/NAME/  recipe.yaml    the resolved recipe
             metrics.jsonl  one line a step
             status.json    state, exit code, step, reason
-            skipped.jsonl  files that could not be read, with reasons
+            skipped.jsonl  images that could not be used, with reasons
             checkpoints/  latest
 """
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moco.checkpoint import Checkpoint, Identity, load_newest
+from moco.data.batches import Skipped
+from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
@@ -43,7 +45,8 @@ class RunDirectory:
         self.path, self.writes = path, writes
         self.damaged: list[str] = []
         """A line for each checkpoint that was passed over."""
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[str, Skipped] = {}
+        """Images that could not be used, by name."""
 
     def find_checkpoint(self, identity: Identity, resume: str) -> Checkpoint | None:
         """Return the checkpoint to go on from, None to start from scratch.
@@ -149,15 +152,24 @@ class RunDirectory:
         """Add one line a step to metrics.jsonl."""
         self._append("metrics.jsonl", rows)
 
-    def add_skipped(self, files: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Record files that could not be read; return those not known before."""
-        new = [(name, reason) for name, reason in dict(files).items() if name not in self.skipped]
+    def add_skipped(self, images: list[Skipped]) -> list[Skipped]:
+        """Record images that could not be used; return those not known before."""
+        new = {image.name: image for image in images if image.name not in self.skipped}
         self.skipped.update(new)
         if new:
-            self._append(
-                "skipped.jsonl", [{"file": name, "reason": reason} for name, reason in new]
-            )
-        return new
+            self._append("skipped.jsonl", [_skipped_row(image) for image in new.values()])
+        return list(new.values())
+
+    def forget_mended(self, images: Images) -> None:
+        """Drop images from the record that can be read by now, so that they count no more."""
+        for name, image in list(self.skipped.items()):
+            try:
+                images.read(image.image_id)
+            except (UnreadableImageError, IndexError):
+                continue
+            del self.skipped[name]
+        if self.writes and (self.path / "skipped.jsonl").exists():
+            self._replace("skipped.jsonl", [_skipped_row(image) for image in self.skipped.values()])
 
     def write_status(
         self, state: State, *, step: int, steps: int, code: int = 0, reason: str = ""
@@ -224,13 +236,23 @@ class RunDirectory:
         """Drop the lines of steps that the run will take again, and a line cut short by a kill."""
         path = self.path / "metrics.jsonl"
         kept = [line for line in read_lines(path) if line.get("step", step) < step]
-        aside = self.path / ".metrics.tmp"
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(aside, path)
+        self._replace(path.name, kept)
+
+    def _replace(self, name: str, rows: list[dict[str, Any]]) -> None:
+        aside = self.path / f".{name}.tmp"
+        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(aside, self.path / name)
 
     def _read_skipped(self) -> None:
-        lines = read_lines(self.path / "skipped.jsonl")
-        self.skipped = {str(line.get("file")): str(line.get("reason")) for line in lines}
+        for line in read_lines(self.path / "skipped.jsonl"):
+            image_id = line.get("image")
+            if isinstance(image_id, int):
+                name = str(line.get("file"))
+                self.skipped[name] = Skipped(image_id, name, str(line.get("reason")))
+
+
+def _skipped_row(image: Skipped) -> dict[str, Any]:
+    return {"image": image.image_id, "file": image.name, "reason": image.reason}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from moco.checkpoint import Checkpoint, Identity, save_checkpoint
 from moco.contrast import Contrast
+from moco.data.batches import Skipped
 from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import DataError, DivergedError
@@ -23,6 +24,8 @@ from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 
 SAVE_EVERY_SECONDS = 600.0
+FIRST_NAMES = 20
+"""Of unusable images, named when there are too many."""
 SAVING_SHARE = 0.05
 """Epoch ends are saved too, as long as saving takes no more than this share of the time."""
 
@@ -101,13 +104,13 @@ class Session:
         return since >= SAVE_EVERY_SECONDS or self.step == self.plan.steps
 
     def agree(
-        self, code: int | None, skipped: list[tuple[str, str]]
-    ) -> tuple[int | None, bool, list[tuple[str, str]]]:
+        self, code: int | None, skipped: list[Skipped]
+    ) -> tuple[int | None, bool, list[Skipped]]:
         """Return what all processes do after this step, from what each of them would do alone.
 
         Args:
             code: an exit code to stop with, None to go on.
-            skipped: files of this batch that could not be read, and why.
+            skipped: images of this batch that could not be used.
 
         Returns:
             The same, and between them whether to save.
@@ -115,6 +118,27 @@ class Session:
         wishes = [code or 0, int(self.is_save_due()), len(skipped)]
         agreed_code, save, most_skipped = largest(wishes)
         return agreed_code or None, bool(save), gather_lists(skipped) if most_skipped else []
+
+    def count_skipped(self, skipped: list[Skipped]) -> None:
+        """Tell and record images that could not be used.
+
+        Raises:
+            DataError: They are more than the plan allows; the state is saved first.
+        """
+        for image in self.directory.add_skipped(skipped):
+            self.report.note(f"skipped {image.name}: {image.reason}")
+        (bad,) = largest([len(self.directory.skipped)])
+        if bad <= self.plan.most_bad:
+            return
+        self.save()
+        names = [shortened(name) for name in list(self.directory.skipped)[:FIRST_NAMES]]
+        total = len(self.plan.images)
+        raise DataError(
+            f"{bad} of {total} images cannot be used, more than the limit of "
+            f"{100 * self.plan.bad_limit:g} %: {', '.join(names)}; reasons are in "
+            f"{self.plan.run / 'skipped.jsonl'}; mend or remove them, or raise --bad-limit; "
+            "the same command then goes on"
+        )
 
     def at_epoch_end(self) -> bool:
         """Say whether the step just done was its epoch's last."""
@@ -179,6 +203,11 @@ class Session:
         self.directory.write_status(
             state, step=self.step, steps=self.plan.steps, code=code, reason=reason
         )
+
+
+def shortened(name: str) -> str:
+    """Return a name of at most 80 characters, its end kept."""
+    return name if len(name) <= 80 else f"...{name[-77:]}"
 
 
 def random_states(own: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ Operation = Literal[
 Mechanism = Literal["queue", "in_batch", "end_to_end", "memory_bank"]
 KeyMomentumSchedule = Literal["constant", "cosine"]
 Schedule = Literal["step", "cosine", "cosine_from_one", "warmup_cosine"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOST_CHANNELS = 1024
+BAD_LIMIT = 0.01
+"""Share of the images that may turn out unusable before a run ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +126,15 @@ class ViewsSpec:
     """How often the first and the second view are solarized: values from 128 are inverted."""
     flip_probability: float = 0.5
     """How often a view is mirrored, for each kind of flip in `order`."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    channels: int = 3
+    """How many the network sees. Photographs have 3, grey ones three equal ones; a run takes other
+    images as they are, unless this is set."""
+    deep: bool = False
+    """Keep what 8 bits a channel cannot hold: 16-bit values count as 0 to 1, floating-point values
+    as they are."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
     """Per-channel mean that inputs are normalized with, colours 0 to 1."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = IMAGENET_STD
     """Per-channel deviation that inputs are normalized with."""
     evaluation_resize: int = 256
     """Short side in evaluation, before the centre is cut."""
@@ -138,8 +148,8 @@ class ViewsSpec:
                 8 <= side <= 4096, f"views.{name} must be at least 8 and at most 4096, got {side}"
             )
         require(
-            self.order.count("crop") == 1 and len(set(self.order)) == len(self.order),
-            f"views.order must name crop, and nothing twice, got {list(self.order)}",
+            self.order[:1] == ("crop",) and len(set(self.order)) == len(self.order),
+            f"views.order must begin with crop and name nothing twice, got {list(self.order)}",
         )
         low, high = self.crop_scale
         require(
@@ -162,7 +172,18 @@ class ViewsSpec:
         )
         low, high = self.blur_radius
         require(0 < low <= high, f"views.blur_radius must rise from above 0, got {low:g}, {high:g}")
-        require(min(self.std) >= 1e-4, f"views.std must be from 0.0001, got {list(self.std)}")
+        require(
+            1 <= self.channels <= MOST_CHANNELS,
+            f"views.channels must be 1 to {MOST_CHANNELS}, got {self.channels}",
+        )
+        for name in ("mean", "std"):
+            figures = getattr(self, name)
+            require(
+                len(figures) == self.channels,
+                f"views.{name} must have a figure for each of views.channels {self.channels}, got "
+                f"{len(figures)}",
+            )
+        require(min(self.std) > 0, f"views.std must be above 0, got {list(self.std)}")
         require(
             self.evaluation_resize >= self.evaluation_size,
             f"views.evaluation_resize {self.evaluation_resize} is below views.evaluation_size "

@@ -55,9 +55,13 @@ MOCO_V3_VITS: dict[str, VisionTransformerShape] = {
 
 
 def build_moco_v3_vit(
-    name: str, *, image_size: int = 224, freeze_patch_projection: bool = False
+    name: str,
+    *,
+    image_size: int = 224,
+    channels: int = 3,
+    freeze_patch_projection: bool = False,
 ) -> nn.Module:
-    """Return a randomly initialised vision transformer, [N, 3, H, W] -> [N, D].
+    """Return a randomly initialised vision transformer, [N, channels, H, W] -> [N, D].
 
     The features are the class token after the final norm. Weights come from torch's global random
     state and load into timm's model of the same width, depth and heads. timm's ViT-S has 6 heads:
@@ -66,6 +70,7 @@ def build_moco_v3_vit(
     Args:
         name: One of `MOCO_V3_VITS`.
         image_size: H and W in pixels, a multiple of 16.
+        channels: Of the images.
         freeze_patch_projection: Keep the patch projection, weight and bias, as it starts; MoCo v3
             trains more steadily so. It has no effect on the convolutional stem.
 
@@ -81,6 +86,7 @@ def build_moco_v3_vit(
     transformer = VisionTransformer(
         img_size=image_size,
         patch_size=PATCH_SIZE,
+        in_chans=channels,
         num_classes=0,
         global_pool="token",
         embed_dim=shape.width,
@@ -94,25 +100,26 @@ def build_moco_v3_vit(
     _initialise_tokens(transformer)
     _initialise_blocks(transformer.blocks)
     if shape.stem == "conv":
-        transformer.patch_embed = ConvStem(image_size, shape.width)
+        transformer.patch_embed = ConvStem(image_size, channels, shape.width)
     else:
         projection = transformer.patch_embed.proj
-        _set_xavier_uniform(projection, 3 * PATCH_SIZE**2, shape.width)
+        _set_xavier_uniform(projection, channels * PATCH_SIZE**2, shape.width)
         projection.requires_grad_(not freeze_patch_projection)
     return transformer
 
 
 class ConvStem(PatchEmbed):
-    """Image to patch tokens [N, 3, H, W] -> [N, P, D] by convolutions (arXiv:2106.14881).
+    """Image [N, channels, H, W] to patch tokens [N, P, D] by convolutions (arXiv:2106.14881).
 
     Four of 3x3 and stride 2, each with batch norm and ReLU, halve the image to patches of 16 pixels
     while the channels double up to D; one of 1x1 follows. All start as PyTorch's own.
     """
 
-    def __init__(self, image_size: int, width: int) -> None:
-        super().__init__(img_size=image_size, patch_size=PATCH_SIZE, embed_dim=width)
+    def __init__(self, image_size: int, channels: int, width: int) -> None:
+        super().__init__(
+            img_size=image_size, patch_size=PATCH_SIZE, in_chans=channels, embed_dim=width
+        )
         layers: list[nn.Module] = []
-        channels = 3
         for outputs in (width // 8, width // 4, width // 2, width):
             layers += [
                 nn.Conv2d(channels, outputs, 3, stride=2, padding=1, bias=False),

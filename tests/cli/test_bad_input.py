@@ -264,7 +264,8 @@ def test_a_broken_image_whose_name_is_no_text_does_not_stop_the_run(
     for name in (b"\xff\xfe.jpg", b"new\nline.jpg"):
         with open(os.fsencode(folder) + b"/" + name, "wb") as file:
             file.write(b"404 not found")
-    assert main(["pretrain", str(folder), *tiny, "--run", str(run)]) == 0, capsys.readouterr().err
+    words = ["pretrain", str(folder), *tiny, "--run", str(run), "--bad-limit", "0.1"]
+    assert main(words) == 0, capsys.readouterr().err
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["skipped_files"]) == ("done", 2)
     told = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]

@@ -90,6 +90,7 @@ def test_a_class_of_which_no_image_can_be_read_is_not_compared(
     for number in range(12):
         (tmp_path / "images" / "bad" / f"{number}.png").write_text("404 not found")
     options = ["--run", str(tmp_path / "run"), "--epochs", "1", "--device", "cpu"]
+    options += ["--bad-limit", "0.5"]
     assert main(["demo", "--images", str(tmp_path / "images"), *options]) == 0
     assert "nothing is compared: no training image of bad" in capsys.readouterr().out
     assert (tmp_path / "run" / "report.html").exists()

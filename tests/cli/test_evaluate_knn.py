@@ -11,7 +11,7 @@ import torch
 from moco.cli.main import main
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import matching_folders
+from moco.evaluate.labelled import matching_images
 from moco.evaluate.scores import score_votes
 from moco.loading import load_with_recipe
 
@@ -89,7 +89,7 @@ def test_the_scores_are_those_of_the_functions(
 ) -> None:
     more = ["--neighbours", "7", "--temperature", "0.5", "--layer", layer]
     figures = evaluate(run, hard_folders, hard_folders / "figures.json", *more)
-    train, test = matching_folders(hard_folders / "train", hard_folders / "test")
+    train, test = matching_images(hard_folders / "train", hard_folders / "test")
     network, recipe = load_with_recipe(run, part)
     known, asked = (
         extract_features(network, images, recipe.views, device=torch.device("cpu")).rows

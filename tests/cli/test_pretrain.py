@@ -14,7 +14,7 @@ from torch import nn
 import moco
 from moco.checkpoint import load_newest
 from moco.cli.main import main
-from moco.data.images import SequenceImages
+from moco.data.sources.sequence import SequenceImages
 from moco.encoders import Encoder
 from moco.errors import CheckpointError, MocoError, UsageError
 from moco.evaluate.monitor import knn_monitor
@@ -367,10 +367,10 @@ def test_load_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_images_can_be_any_sequence(tiny_settings: list[str], photos: Path, tmp_path: Path) -> None:
-    from moco.data.images import FolderImages
+    from moco.data.sources.folder import FolderImages
 
     folder = FolderImages(photos)
-    images = SequenceImages([folder.read(number).copy() for number in range(20)])
+    images = SequenceImages([folder.read(number) for number in range(20)])
     run = pretrain_module.pretrain(
         images, settings=tiny_settings, epochs=1, run=tmp_path / "run", device="cpu"
     )

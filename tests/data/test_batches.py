@@ -10,14 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from moco.data.batches import Batch, Batches, load_batches, seeded_view
-from moco.data.images import FolderImages, SequenceImages, UnreadableImageError
-from moco.data.views import build_view
+from moco.data.batches import Batch, Batches, Skipped, finished, load_batches, to_device
+from moco.data.images import Images, Pixels, UnreadableImageError
+from moco.data.sources.folder import FolderImages
+from moco.data.sources.opening import open_images
+from moco.data.view_samples import sample_views
 from moco.errors import DataError
 from moco.recipes import MOCO_V2, MOCO_V3_RESNET50
 
 VIEWS = replace(MOCO_V2.views, image_size=12)
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 15, 18, 3), dtype=np.uint8)
+CPU = torch.device("cpu")
 
 
 class MadeImages:
@@ -32,14 +35,30 @@ class MadeImages:
     def name(self, image_id: int) -> str:
         return f"{image_id}.png"
 
-    def read(self, image_id: int) -> Image.Image:
+    def read(self, image_id: int) -> Pixels:
         if image_id in self.bad:
             raise UnreadableImageError(f"bad {image_id}")
-        return Image.fromarray(PIXELS[image_id])
+        return PIXELS[image_id]
 
 
-def batches_of(images: MadeImages | FolderImages, *, batch_size: int = 8, seed: int = 0) -> Batches:
-    return Batches(images, VIEWS, batch_size=batch_size, seed=seed)
+def batches_of(
+    images: Images,
+    *,
+    batch_size: int = 8,
+    seed: int = 0,
+    finish: bool = True,
+    process: int = 0,
+    processes: int = 1,
+) -> Batches:
+    return Batches(
+        images,
+        VIEWS,
+        batch_size=batch_size,
+        seed=seed,
+        finish=finish,
+        process=process,
+        processes=processes,
+    )
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -53,6 +72,7 @@ def assert_same(one: Batch, other: Batch) -> None:
 def test_a_batch_has_two_uint8_views_of_each_image() -> None:
     batch = batches_of(MadeImages())[3]
     assert batch.step == 3
+    assert batch.changes is None
     for view in (batch.view_a, batch.view_b):
         assert view.shape == (8, 3, 12, 12)
         assert view.dtype == torch.uint8
@@ -60,6 +80,17 @@ def test_a_batch_has_two_uint8_views_of_each_image() -> None:
     assert batch.image_ids.dtype == torch.int64
     differs = (batch.view_a != batch.view_b).flatten(1).any(dim=1)
     assert bool(differs.all())
+
+
+def test_views_are_the_same_whether_finished_while_loading_or_on_the_device() -> None:
+    early, late = batches_of(MadeImages())[5], batches_of(MadeImages(), finish=False)[5]
+    assert late.changes is not None
+    assert not torch.equal(early.view_a, late.view_a)
+    assert_same(finished(late, VIEWS), early)
+    view_a, view_b, image_ids = to_device(late, VIEWS, CPU)
+    assert torch.equal(view_a, early.view_a)
+    assert torch.equal(view_b, early.view_b)
+    assert torch.equal(image_ids, early.image_ids)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(50, 8), (48, 8), (50, 50), (7, 2)])
@@ -70,7 +101,7 @@ def test_each_epoch_shows_each_image_at_most_once_and_drops_the_rest(
     steps = count // batch_size
     assert batches.steps_per_epoch == steps
     left_out = set()
-    for epoch in range(4):
+    for epoch in range(8):
         seen = [
             int(image_id)
             for step in range(epoch * steps, (epoch + 1) * steps)
@@ -82,47 +113,36 @@ def test_each_epoch_shows_each_image_at_most_once_and_drops_the_rest(
     assert len(left_out) > count % batch_size or not count % batch_size  # not always the same ones
 
 
-def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch_only() -> None:
-    one, other = batches_of(MadeImages()), batches_of(MadeImages(), batch_size=5)
-    for epoch in (3, 0, 7):
-        order = one.order(epoch)
-        assert sorted(order) == list(range(50))
-        assert np.array_equal(order, other.order(epoch))
-    assert not np.array_equal(one.order(0), one.order(1))
-    assert not np.array_equal(one.order(0), batches_of(MadeImages(), seed=1).order(0))
-    assert not np.array_equal(one.order(0), np.arange(50))
+def test_the_order_depends_on_seed_and_epoch_and_on_no_batch_size() -> None:
+    def order(epoch: int, *, batch_size: int = 10, seed: int = 0) -> list[int]:
+        batches = batches_of(MadeImages(), batch_size=batch_size, seed=seed)
+        steps = batches.steps_per_epoch
+        made = [batches[step] for step in range(epoch * steps, (epoch + 1) * steps)]
+        return [int(image_id) for batch in made for image_id in batch.image_ids]
+
+    assert order(3) == order(3, batch_size=5) == order(3, batch_size=25)
+    assert len({tuple(order(epoch, seed=seed)) for epoch in (0, 1) for seed in (0, 1)}) == 4
+    assert order(0) != sorted(order(0))
 
 
 def test_views_change_with_the_epoch_and_the_seed() -> None:
-    views = {}
-    for seed in (0, 1):
-        for epoch in (0, 1):
-            batches = batches_of(MadeImages(), seed=seed)
-            views[seed, epoch] = batches.views_of(4, epoch, [])[1:]
-    flat = [view for pair in views.values() for view in pair]
+    flat = [
+        view
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for view in sample_views(MadeImages(), 4, VIEWS, seed=seed, epoch=epoch)
+    ]
     same = [(i, j) for i in range(8) for j in range(i) if torch.equal(flat[i], flat[j])]
     assert not same
 
 
-def test_views_of_an_image_do_not_depend_on_what_else_is_in_its_batch() -> None:
+def test_views_of_an_image_depend_on_nothing_else_in_its_batch() -> None:
     small, large = batches_of(MadeImages(), batch_size=4), batches_of(MadeImages(), batch_size=25)
-    by_id = {}
-    for step in range(12):
-        batch = small[step]
+    for batch in [small[step] for step in range(12)] + [large[0], large[1]]:
         for row, image_id in enumerate(batch.image_ids.tolist()):
-            by_id[image_id] = batch.view_a[row], batch.view_b[row]
-    batch = large[0]
-    for row, image_id in enumerate(batch.image_ids.tolist()):
-        assert torch.equal(by_id[image_id][0], batch.view_a[row])
-        assert torch.equal(by_id[image_id][1], batch.view_b[row])
-
-
-def test_a_view_is_decided_by_its_seed_alone() -> None:
-    view, image = build_view(VIEWS), Image.fromarray(PIXELS[0])
-    first = seeded_view(view, image, 2**64 - 1)
-    torch.manual_seed(99)
-    assert torch.equal(first, seeded_view(view, image, 2**64 - 1))
-    assert not torch.equal(first, seeded_view(view, image, 5))
+            view_a, view_b = sample_views(MadeImages(), image_id, VIEWS, seed=0)
+            assert torch.equal(view_a, batch.view_a[row])
+            assert torch.equal(view_b, batch.view_b[row])
 
 
 def random_states() -> list[bytes]:
@@ -142,28 +162,46 @@ def test_the_global_random_states_are_left_alone() -> None:
     assert random_states() == before
 
 
-def test_batches_are_the_same_from_any_start_and_in_any_order() -> None:
-    straight = [batches_of(MadeImages())[step] for step in range(13)]
+def test_batches_are_the_same_from_twenty_random_starts_and_in_any_order() -> None:
+    straight = [batches_of(MadeImages())[step] for step in range(30)]
     again = batches_of(MadeImages())
-    for step in (12, 3, 7, 0, 6):
+    for step in np.random.default_rng(1).permutation(30)[:20].tolist():
         assert_same(again[step], straight[step])
-    started_late = load_batches(again, start=5, stop=13, workers=0, pin_memory=False)
-    for late, batch in zip(started_late, straight[5:], strict=True):
-        assert_same(late, batch)
+        late = load_batches(again, start=step, stop=min(step + 3, 30), workers=0, pin_memory=False)
+        for place, batch in enumerate(late, step):
+            assert_same(batch, straight[place])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("start", [0, 4])
-def test_worker_processes_change_nothing(photos: Path, start: int) -> None:
-    cached = FolderImages(photos, cache_bytes=20_000)
-    alone = batches_of(FolderImages(photos), batch_size=16)
+def test_worker_processes_change_nothing(photos: Path, start: int, workers: int) -> None:
+    cached = open_images(photos, cache_bytes=20_000)
+    alone = batches_of(open_images(photos), batch_size=16)
     before = torch.get_rng_state()
     loaded = load_batches(
-        batches_of(cached, batch_size=16), start=start, stop=9, workers=2, pin_memory=False
+        batches_of(cached, batch_size=16), start=start, stop=9, workers=workers, pin_memory=False
     )
     for step, batch in enumerate(loaded, start):
         assert_same(batch, alone[step])
     assert step == 8
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_the_shares_of_two_processes_are_the_batch_of_one(photos: Path, finish: bool) -> None:
+    images = open_images(photos)
+    whole = batches_of(images, batch_size=16, finish=finish)
+    first, second = (
+        batches_of(images, batch_size=16, finish=finish, process=rank, processes=2)
+        for rank in (0, 1)
+    )
+    for step in (0, 3, 5):
+        parts = [finished(first[step], VIEWS), finished(second[step], VIEWS)]
+        expected = finished(whole[step], VIEWS)
+        assert torch.equal(torch.cat([part.image_ids for part in parts]), expected.image_ids)
+        assert torch.equal(torch.cat([part.view_a for part in parts]), expected.view_a)
+        assert torch.equal(torch.cat([part.view_b for part in parts]), expected.view_b)
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_next_stands_in() -> None:
@@ -179,19 +217,29 @@ def test_a_file_that_cannot_be_read_is_named_and_the_next_stands_in() -> None:
             if wanted == given:
                 assert torch.equal(good.view_a[row], batch.view_a[row])
         wanted_ids = set(good.image_ids.tolist())
-        named = {name for name, _ in batch.skipped}
-        assert named >= {f"{image_id}.png" for image_id in wanted_ids & set(bad)}
-        assert all(reason == f"bad {name[:-4]}" for name, reason in batch.skipped)
+        assert {image.image_id for image in batch.skipped} >= wanted_ids & set(bad)
+        for image in batch.skipped:
+            assert image == Skipped(
+                image.image_id, f"{image.image_id}.png", f"bad {image.image_id}"
+            )
         if not wanted_ids & set(bad):
             assert not batch.skipped
 
 
 def test_the_image_that_stands_in_has_its_own_views() -> None:
-    image_id, view_a, view_b = batches_of(MadeImages(bad=[3])).views_of(3, 0, [])
-    own_id, own_a, own_b = batches_of(MadeImages()).views_of(4, 0, [])
-    assert image_id == own_id == 4
-    assert torch.equal(view_a, own_a)
-    assert torch.equal(view_b, own_b)
+    batch = batches_of(MadeImages(bad=[3]), batch_size=50)[0]
+    whole = batches_of(MadeImages(), batch_size=50)[0]
+    row = whole.image_ids.tolist().index(3)
+    view_a, view_b = sample_views(MadeImages(), 4, VIEWS, seed=0)
+    assert batch.image_ids[row] == 4
+    assert torch.equal(batch.view_a[row], view_a)
+    assert torch.equal(batch.view_b[row], view_b)
+
+
+def test_an_image_of_other_channels_is_skipped_with_the_reason() -> None:
+    views = replace(VIEWS, channels=4, mean=(0.5,) * 4, std=(0.2,) * 4)
+    with pytest.raises(DataError, match=r"none of the 50 images .* 3 channels"):
+        Batches(MadeImages(), views, batch_size=2, seed=0)[0]
 
 
 def test_no_readable_image_at_all_is_a_data_error() -> None:
@@ -204,20 +252,54 @@ def test_no_readable_image_at_all_is_a_data_error() -> None:
 
 def test_a_grey_and_a_colour_image_share_a_batch(photos: Path) -> None:
     images = FolderImages(photos)
-    modes = {images.read(image_id).mode for image_id in range(len(images))}
-    assert modes == {"L", "RGB"}
+    channels = {images.read(image_id).shape[2] for image_id in range(len(images))}
+    assert channels == {1, 3}
     batch = batches_of(images, batch_size=64)[0]
     assert batch.view_a.shape == (64, 3, 12, 12)
 
 
-def test_the_second_view_has_its_own_pipeline() -> None:
+def test_the_second_view_has_its_own_pipeline(tmp_path: Path) -> None:
     views = replace(
         MOCO_V3_RESNET50.views,
         image_size=16,
         order=("crop", "solarize"),
         solarize_probabilities=(0.0, 1.0),
     )
-    bright = SequenceImages([Image.new("RGB", (20, 20), (200, 220, 240))] * 4)
-    batch = Batches(bright, views, batch_size=4, seed=0)[0]
+    for number in range(4):
+        Image.new("RGB", (20, 20), (200, 220, 240)).save(tmp_path / f"{number}.png")
+    batch = finished(Batches(open_images(tmp_path), views, batch_size=4, seed=0)[0], views)
     assert batch.view_a.amin() >= 200
     assert batch.view_b.amax() <= 55  # inverted
+
+
+class Shards(MadeImages):
+    """Fifty images in shards, which know which of them were fetched ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[int] = []
+
+    def labels(self) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def shard_sizes(self) -> np.ndarray:
+        return np.full(10, 5)
+
+    def prefetch(self, shard: int) -> None:
+        self.fetched.append(shard)
+
+
+def test_windows_of_shards_are_shown_one_after_another_and_fetched_once_before() -> None:
+    images = Shards()
+    batches = Batches(images, VIEWS, batch_size=5, seed=0, window=2)
+    seen = [batches[step].image_ids.tolist() for step in range(10)]
+    assert sorted(image_id for ids in seen for image_id in ids) == list(range(50))
+    for pair in zip(seen[::2], seen[1::2], strict=True):
+        assert len({image_id // 5 for ids in pair for image_id in ids}) == 2
+    assert sorted(images.fetched) == list(range(10))
+    order = [image_id // 5 for ids in seen for image_id in ids]
+    first_shown = sorted(range(10), key=order.index)
+    assert {*images.fetched[:4]} == {*first_shown[:4]}

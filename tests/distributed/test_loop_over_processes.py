@@ -166,7 +166,7 @@ def test_a_stop_asked_of_one_process_stops_all_and_the_run_goes_on_to_the_bit(
 
 
 def unreadable_in_both_shares(photos: Path, folder: Path, tiny: list[str]) -> list[dict[str, Any]]:
-    plan = plan_of("v1", photos, folder / "run", tiny)
+    plan = plan_of("v1", photos, folder / "run", tiny, bad_limit=0.5)
     train(plan)
     dist.barrier()
     return read_lines(folder / "run" / "skipped.jsonl")

@@ -16,7 +16,7 @@ import torch
 from moco.demo import STATISTICS_STEPS, untrained_backbone
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import LabelledFolder, matching_folders
+from moco.evaluate.labelled import LabelledImages, matching_images
 from moco.evaluate.linear import linear_class_scores
 from moco.loading import load_with_recipe
 from moco.plan import make_plan
@@ -45,7 +45,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFolder, LabelledFolder]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledImages, LabelledImages]:
     root = tmp_path_factory.mktemp("cifar10")
     taken: dict[tuple[str, str], int] = {}
     with tarfile.open(ARCHIVE) as archive:
@@ -58,13 +58,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledFolder, L
             if taken[split, name] <= PER_CLASS[split]:
                 archive.extract(member, root, filter="data")
     base = next(root.rglob("train"))
-    return matching_folders(base, base.parent / "test")
+    return matching_images(base, base.parent / "test")
 
 
 def scores(
     network: torch.nn.Module | None,
     recipe: Recipe,
-    folders: tuple[LabelledFolder, LabelledFolder],
+    folders: tuple[LabelledImages, LabelledImages],
 ) -> dict[str, float]:
     train_images, test_images = folders
     known, asked = (
@@ -87,7 +87,7 @@ def scores(
 
 
 def trained_scores(
-    recipe: Recipe, folders: tuple[LabelledFolder, LabelledFolder], run: Path
+    recipe: Recipe, folders: tuple[LabelledImages, LabelledImages], run: Path
 ) -> dict[str, float]:
     plan = make_plan(folders[0].folder, recipe=recipe, run=run, device="cpu")
     network, _ = load_with_recipe(train(plan))
@@ -96,13 +96,13 @@ def trained_scores(
 
 @pytest.fixture(scope="module")
 def trained(
-    folders: tuple[LabelledFolder, LabelledFolder], tmp_path_factory: pytest.TempPathFactory
+    folders: tuple[LabelledImages, LabelledImages], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, float]:
     return trained_scores(SHORTENED, folders, tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_beats_the_untrained_encoder_and_raw_pixels(
-    trained: dict[str, float], folders: tuple[LabelledFolder, LabelledFolder], tmp_path: Path
+    trained: dict[str, float], folders: tuple[LabelledImages, LabelledImages], tmp_path: Path
 ) -> None:
     plan = make_plan(folders[0].folder, recipe=SHORTENED, run=tmp_path / "run", device="cpu")
     untrained, with_statistics = (
@@ -123,7 +123,7 @@ def test_beats_the_untrained_encoder_and_raw_pixels(
 
 def test_key_momentum_zero_fails(
     trained: dict[str, float],
-    folders: tuple[LabelledFolder, LabelledFolder],
+    folders: tuple[LabelledImages, LabelledImages],
     tmp_path: Path,
 ) -> None:
     without = trained_scores(replace(SHORTENED, key_momentum=0.0), folders, tmp_path / "run")

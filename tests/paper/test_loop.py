@@ -63,7 +63,7 @@ def by_hand(plan: Plan) -> tuple[list[float], dict[str, Tensor]]:
     f_q, f_k = start.encoder.train(), copy.deepcopy(start.encoder).train()
     queue, ids, slot = start.dictionary.keys.clone(), torch.full((SIZE,), -1), 0
     velocity = {name: torch.zeros_like(weight) for name, weight in f_q.named_parameters()}
-    batches = Batches(plan.images, plan.recipe.views, batch_size=16, seed=SEED)
+    batches = Batches(plan.images, plan.recipe.views, batch_size=16, seed=SEED, finish=True)
     normalize = Normalize(plan.recipe.views.mean, plan.recipe.views.std)
     losses = []
     for step in range(EPOCHS * STEPS_PER_EPOCH):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moco.evaluate.labelled import matching_folders
+from moco.evaluate.labelled import matching_images
 from moco.recipes import CIFAR10_RESNET18
 from moco.report.study_page import claim_rows, markdown, table_rows, write_results
 from moco.studies.catalogue import STUDIES
@@ -23,7 +23,7 @@ BASE = replace(CIFAR10_RESNET18, batch_size=8, batch_norm_groups=2, epochs=3)
 
 
 def made_up(study: str, run: Path, folders: Path, seeds: int = 3) -> Results:
-    train, test = matching_folders(folders / "train", folders / "test")
+    train, test = matching_images(folders / "train", folders / "test")
     bench = Bench(train=train, test=test, run=run, device="cpu", workers=0, precision="float32")
     settings = STUDIES[study].settings_of(BASE, 10_000)
     grid = Grid(study=STUDIES[study], bench=bench, base=BASE, seeds=seeds, settings=settings)

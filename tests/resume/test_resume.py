@@ -22,7 +22,7 @@ from torch import Tensor
 from moco.checkpoint import load_checkpoint, load_newest
 from moco.cli.main import main
 from moco.data.batches import Batch
-from moco.data.images import FolderImages
+from moco.data.sources.folder import FolderImages
 from moco.errors import (
     CheckpointError,
     DataError,
@@ -37,6 +37,7 @@ from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2
 from moco.session import Session
+from moco.specs import ViewsSpec
 
 pretrain_module = importlib.import_module("moco.pretraining")
 train = pretrain_module.train
@@ -286,7 +287,7 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_status_is_done_in_the_
 
 def other_photos(photos: Path, folder: Path, change: str) -> Path:
     copied = shutil.copytree(photos, folder / "photos")
-    first = copied / FolderImages(copied).paths[0]
+    first = copied / FolderImages(copied).name(0)
     if change == "one more":
         shutil.copy(first, first.with_name("zz.png"))
     else:
@@ -451,8 +452,8 @@ def test_a_second_interrupt_leaves_the_exit_code_in_the_status(
 def break_loss_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     plain = pretrain_module.to_device
 
-    def broken(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
-        view_a, view_b, image_ids = plain(batch, device)
+    def broken(batch: Batch, views: ViewsSpec, device: torch.device) -> tuple[Tensor, ...]:
+        view_a, view_b, image_ids = plain(batch, views, device)
         return view_a * (math.nan if batch.step == step else 1), view_b, image_ids
 
     monkeypatch.setattr(pretrain_module, "to_device", broken)

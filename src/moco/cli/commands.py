@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from moco.cli.bench_options import ABOUT_INPUT, add_input_options
+from moco.cli.data_options import DATA_COMMANDS
 from moco.cli.parser import Parser, Subparsers, given_path
+from moco.cli.shared_options import (
+    add_bad_limit,
+    add_device,
+    add_json,
+    add_loading,
+    add_monitor,
+    add_recipe,
+    add_resume,
+)
 from moco.cli.study_options import LISTED_STUDIES, add_study_options
-from moco.recipes import RECIPES
 
 EXIT_CODES = """exit codes:
   0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
@@ -31,9 +41,11 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_pretrain(commands)
     _add_evaluate(commands)
+    _add_data(commands)
     _add_demo(commands)
     _add_study(commands)
     _add_recipes(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -62,6 +74,7 @@ def _add_pretrain(commands: Subparsers) -> None:
         """
 
   moco pretrain PHOTOS                           any folder, searched recursively
+  moco pretrain 'SHARDS/train-{000..099}.tar'    or a list, zip, Parquet, arrays
   moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
   moco pretrain PHOTOS --recipe mine.yaml        your own recipe file
   moco pretrain PHOTOS --set temperature=0.1 --set batch_size=128
@@ -70,8 +83,14 @@ def _add_pretrain(commands: Subparsers) -> None:
 The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
 The same command goes on where a stopped run was.""",
     )
-    command.add_argument("images", metavar="IMAGES", type=given_path, help="a folder of images")
-    _add_recipe(command)
+    command.add_argument(
+        "images",
+        metavar="IMAGES",
+        type=given_path,
+        help="a folder, a list or CSV file, .zip, .tar shards, Parquet, .npy, CIFAR or IDX files; "
+        "see docs/images.md",
+    )
+    add_recipe(command)
     command.add_argument(
         "--run",
         "--run-dir",
@@ -82,36 +101,17 @@ The same command goes on where a stopped run was.""",
         "so write --run-dir behind it",
     )
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    _add_device(command)
+    add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    _add_loading(command)
-    _add_resume(command)
-    _add_monitor(command)
+    add_loading(command)
+    add_resume(command)
+    add_monitor(command)
     command.add_argument(
         "--dry-run",
         action="store_true",
         help="show the plan and the resolved recipe, time a few steps, write nothing",
     )
-    _add_json(command)
-
-
-def _add_recipe(command: Parser) -> None:
-    command.add_argument(
-        "--recipe",
-        default="small",
-        metavar="NAME|FILE.yaml",
-        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}; or a "
-        "recipe file, such as the two lines `base: moco-v2` and `temperature: 0.1`",
-    )
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe, also of a file; may be given often; `moco recipes show "
-        "moco-v2` explains the fields",
-    )
+    add_json(command)
 
 
 def _add_evaluate(commands: Subparsers) -> None:
@@ -142,9 +142,21 @@ ROC AUC of the second class folder by name.""",
         default="backbone",
         help="features of the backbone (the default) or of the projection head",
     )
-    _add_device(knn)
+    add_device(knn)
     knn.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
-    _add_json(knn)
+    add_json(knn)
+
+
+def _add_data(commands: Subparsers) -> None:
+    data = _command(commands, "data", "", "check, count, pack or preview images")
+    kinds = data.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for kind, (about, more, add_options) in DATA_COMMANDS.items():
+        command = _command(kinds, kind, "moco.cli.data", about, more)
+        add_options(command)
+        if kind == "preview":
+            add_recipe(command)
+            add_device(command)
+        add_json(command)
 
 
 def _add_demo(commands: Subparsers) -> None:
@@ -169,10 +181,11 @@ same way; a folder without classes gives the report without the comparison.""",
         help="default: runs/demo, with the folder's name and a seed other than 0 behind",
     )
     command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    _add_device(command)
+    add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    _add_resume(command)
-    _add_json(command)
+    add_bad_limit(command)
+    add_resume(command)
+    add_json(command)
 
 
 def _add_recipes(commands: Subparsers) -> None:
@@ -187,7 +200,7 @@ def _add_recipes(commands: Subparsers) -> None:
   moco recipes show moco-v2 > mine.yaml  a recipe file with every field explained, to edit
   moco recipes diff moco-v1 moco-v2      what differs""",
     )
-    _add_json(recipes)
+    add_json(recipes)
     actions = recipes.add_subparsers(dest="action", metavar="ACTION")
     show = _command(
         actions,
@@ -209,7 +222,7 @@ are none.""",
     diff.add_argument("old", metavar="A", help=RECIPE_HELP)
     diff.add_argument("new", metavar="B", help="the same")
     for command in (show, diff):
-        _add_json(command, default=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
+        add_json(command, default=argparse.SUPPRESS)  # keep what `moco recipes --json` was given
 
 
 def _add_study(commands: Subparsers) -> None:
@@ -221,62 +234,17 @@ def _add_study(commands: Subparsers) -> None:
         LISTED_STUDIES,
     )
     add_study_options(command)
-    _add_recipe(command)
-    _add_device(command)
-    _add_loading(command)
-    _add_json(command)
+    add_recipe(command)
+    add_device(command)
+    add_loading(command)
+    add_json(command)
 
 
-def _add_monitor(command: Parser) -> None:
-    command.add_argument(
-        "--monitor-train",
-        type=given_path,
-        metavar="DIR",
-        help="class folders that vote in a kNN test",
-    )
-    command.add_argument(
-        "--monitor-test",
-        type=given_path,
-        metavar="DIR",
-        help="class folders tested after each epoch",
-    )
-
-
-def _add_loading(command: Parser) -> None:
-    command.add_argument(
-        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
-    )
-    command.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="what networks compute in; auto: bfloat16 where the device is fast in it",
-    )
-
-
-def _add_device(command: Parser) -> None:
-    command.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto"
-    )
-
-
-def _add_resume(command: Parser) -> None:
-    command.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        default="auto",
-        choices=("auto", "never"),
-        help="auto: go on from the newest checkpoint, if any (the default); never: put an earlier "
-        "run in this directory aside and start again",
-    )
-
-
-def _add_json(command: Parser, default: str | None = None) -> None:
-    command.add_argument(
-        "--json",
-        type=given_path,
-        default=default,
-        metavar="FILE",
-        help="also write the figures there; see docs/json.md",
-    )
+def _add_bench(commands: Subparsers) -> None:
+    bench = _command(commands, "bench", "", "measure how fast a part is beside its rivals")
+    parts = bench.add_subparsers(dest="part", metavar="PART", required=True)
+    text = "images per second and core, from files to views"
+    command = _command(parts, "input", "moco.cli.bench", text, ABOUT_INPUT)
+    add_input_options(command)
+    add_device(command)
+    add_json(command)

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         run=arguments.run or run_directory(arguments.images, arguments.seed),
         device=arguments.device,
         seed=arguments.seed,
+        bad_limit=arguments.bad_limit,
     )
     report = TerminalReport()
     report.note(f"{data.title}: {data.about}")

@@ -12,7 +12,7 @@ from moco.device import pick_device
 from moco.errors import UsageError
 from moco.evaluate.features import Features, extract_features
 from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import LabelledFolder, matching_folders
+from moco.evaluate.labelled import LabelledImages, matching_images
 from moco.evaluate.scores import score_votes
 from moco.loading import load_with_recipe
 
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers < 0:
         raise UsageError(f"--workers must be from 0, got {arguments.workers}")
     device = pick_device(arguments.device)
-    train_images, test_images = matching_folders(arguments.train, arguments.test)
+    train_images, test_images = matching_images(arguments.train, arguments.test)
     part = "encoder" if arguments.layer == "head" else "backbone"
     passed_over: list[str] = []
     network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
     network.to(device)
 
-    def features(images: LabelledFolder, name: str) -> Features:
+    def features(images: LabelledImages, name: str) -> Features:
         found = extract_features(
             network,
             images,

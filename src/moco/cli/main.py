@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from moco.cli.commands import build_parser
+from moco.cli.output import printable
 from moco.errors import (
     DivergedError,
     FailedElsewhereError,
@@ -87,5 +88,5 @@ def _fail(line: str, code: int, *, debug: bool, silent: bool) -> int:
     if debug:
         traceback.print_exc()
     if not silent:
-        print(f"moco: {' '.join(line.split())}", file=sys.stderr)
+        print(printable(f"moco: {' '.join(line.split())}"), file=sys.stderr)
     return code

@@ -73,6 +73,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         seed=arguments.seed,
         workers=command_workers(arguments.workers, arguments.device),
         precision=arguments.precision,
+        bad_limit=arguments.bad_limit,
     )
     monitor = knn_monitor(
         arguments.monitor_train,

@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         workers=command_workers(arguments.workers, arguments.device),
         precision=arguments.precision,
+        bad_limit=arguments.bad_limit,
     )
     grid = make_grid(options)
     expected = None

@@ -2,6 +2,9 @@
 
 The order of images depends on (seed, epoch), the views of an image on (seed, epoch, image, view):
 the same for any number of workers and after any restart, and a run starts at any step at once.
+
+Loading processes read an image once and cut both crops from it. What else a view is made of runs
+where the network runs, on the whole batch, or in the loading processes too where that is a CPU.
 """
 
 from __future__ import annotations
@@ -13,28 +16,42 @@ from types import FrameType
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moco.data.images import Images, UnreadableImageError
-from moco.data.views import ImageOperation, build_view, to_pixels
+from moco.data.changes import Changes, draw_changes
+from moco.data.crops import CROP_DRAWS, crop_box, cut_into, fit
+from moco.data.device_views import apply_changes
+from moco.data.draws import uniform_draws
+from moco.data.images import FetchableImages, Images, Pixels, StoredImages, UnreadableImageError
+from moco.data.order import Ids, Order
 from moco.errors import DataError
 from moco.specs import ViewsSpec
 
 LOADER_TIMEOUT_SECONDS = 300
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be used; another stands in for it."""
+
+    image_id: int
+    name: str
+    reason: str
+
+
 @dataclass
 class Batch:
-    """Two uint8 views [N, 3, H, W] of images with ids [N]."""
+    """Two views [N, C, S, S] of each of N images, or crops and what is still to be done to them."""
 
     step: int
     view_a: Tensor
     view_b: Tensor
+    changes: tuple[Changes, Changes] | None
+    """What makes the crops views; None when that is done."""
     image_ids: Tensor
-    skipped: list[tuple[str, str]]
-    """Files that could not be read and why; another image stands in for each."""
+    skipped: list[Skipped]
 
     def pin_memory(self) -> Batch:
         """Return the batch in memory that a GPU can copy from; called by torch's loader."""
@@ -50,6 +67,8 @@ class Batches(Dataset[Batch]):
         batch_size: images of all processes together, a multiple of `processes`.
         process: whose share of each batch this is, of so many `processes`: in rank order they make
             up the batch that one process would have.
+        window: shards of the source whose images are shuffled together; 0 for all.
+        finish: make the views whole here, rather than on the training device.
     """
 
     def __init__(
@@ -61,70 +80,106 @@ class Batches(Dataset[Batch]):
         seed: int,
         process: int = 0,
         processes: int = 1,
+        window: int = 0,
+        finish: bool = False,
     ) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.share = batch_size // processes
+        self.images, self.views, self.seed, self.finish = images, views, seed, finish
+        self.batch_size, self.share = batch_size, batch_size // processes
         self.first = process * self.share
-        self.both = build_view(views, 0), build_view(views, 1)
         self.steps_per_epoch = len(images) // batch_size
-        self._epoch_order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
+        self.order = Order(shard_sizes(images), seed=seed, window=window)
+        self._fetched: set[int] = set()
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
         first = place * self.batch_size + self.first
-        chosen = self.order(epoch)[first : first + self.share]
-        skipped: list[tuple[str, str]] = []
-        ids, views_a, views_b = [], [], []
-        random_state = torch.get_rng_state()
-        for wanted in chosen:
-            image_id, view_a, view_b = self.views_of(int(wanted), epoch, skipped)
-            ids.append(image_id)
-            views_a.append(view_a)
-            views_b.append(view_b)
-        torch.set_rng_state(random_state)
-        return Batch(step, torch.stack(views_a), torch.stack(views_b), torch.tensor(ids), skipped)
+        self._fetch_ahead(epoch, first)
+        wanted = self.order.images_at(epoch, np.arange(first, first + self.share))
+        draws = self._crop_draws(epoch, wanted)
+        crops = self._empty(), self._empty()
+        skipped: list[Skipped] = []
+        image_ids = wanted.copy()
+        for row, image_id in enumerate(wanted.tolist()):
+            image_ids[row], pixels = self._usable(image_id, skipped)
+            own = [of_view[row] for of_view in draws]
+            if image_ids[row] != image_id:
+                own = [only for (only,) in self._crop_draws(epoch, image_ids[row : row + 1])]
+            for crop, numbers in zip(crops, own, strict=True):
+                height, width = pixels.shape[:2]
+                box = crop_box(numbers, height, width, self.views.crop_scale)
+                cut_into(crop[row], pixels, box)
+        changes = (
+            draw_changes(self.views, self.seed, epoch, image_ids, 0),
+            draw_changes(self.views, self.seed, epoch, image_ids, 1),
+        )
+        batch = Batch(step, *crops, changes, torch.from_numpy(image_ids), skipped)
+        return finished(batch, self.views) if self.finish else batch
 
-    def order(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Return the epoch's permutation of all image ids."""
-        if self._epoch_order is None or self._epoch_order[0] != epoch:
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
-            self._epoch_order = epoch, order
-        return self._epoch_order[1]
+    def _fetch_ahead(self, epoch: int, place: int) -> None:
+        """Let the machine read the shards of this window and the next, once for each window."""
+        if not self.order.window or not isinstance(self.images, FetchableImages):
+            return
+        shards = set(self.order.shards_after(epoch, place).tolist())
+        for shard in shards - self._fetched:
+            self.images.prefetch(shard)
+        self._fetched = shards
 
-    def views_of(
-        self, image_id: int, epoch: int, skipped: list[tuple[str, str]]
-    ) -> tuple[int, Tensor, Tensor]:
-        """Return two views of the image, or of the next one that can be read, and its id."""
-        for candidate in range(image_id, image_id + len(self.images)):
-            candidate %= len(self.images)
+    def _empty(self) -> Tensor:
+        """Return room for crops [N, C, S, S], pixel by pixel, as they are cut."""
+        side, channels = self.views.image_size, self.views.channels
+        kind = torch.float32 if self.views.deep else torch.uint8
+        return torch.empty(self.share, side, side, channels, dtype=kind).permute(0, 3, 1, 2)
+
+    def _crop_draws(self, epoch: int, image_ids: Ids) -> list[list[list[float]]]:
+        """Return [2, N, CROP_DRAWS]: what decides both crops of each image."""
+        return [
+            uniform_draws(self.seed, epoch, image_ids, view, CROP_DRAWS).tolist() for view in (0, 1)
+        ]
+
+    def _usable(self, image_id: int, skipped: list[Skipped]) -> tuple[int, Pixels]:
+        """Return the image, or the next one that can be used, and its id."""
+        total = len(self.images)
+        for candidate in range(image_id, image_id + total):
+            candidate %= total
             try:
-                image = self.images.read(candidate)
+                pixels = self.images.read(candidate)
+                return candidate, fit(pixels, self.views.channels, self.views.deep)
             except UnreadableImageError as error:
-                skipped.append((self.images.name(candidate), str(error)))
-                continue
-            seeds = np.random.SeedSequence((self.seed, epoch, candidate)).generate_state(
-                2, np.uint64
-            )
-            view_a, view_b = (
-                seeded_view(view, image, int(seed))
-                for view, seed in zip(self.both, seeds, strict=True)
-            )
-            return candidate, view_a, view_b
-        raise DataError(f"none of the {len(self.images)} images can be read; {skipped[0]}")
+                skipped.append(Skipped(candidate, self.images.name(candidate), str(error)))
+        raise DataError(
+            f"none of the {total} images can be read; {skipped[0].name}: {skipped[0].reason}"
+        )
 
 
-def seeded_view(view: ImageOperation, image: Image.Image, seed: int) -> Tensor:
-    """Return the uint8 view [3, H, W] that `seed` alone decides."""
-    torch.default_generator.manual_seed(seed)
-    return to_pixels(view(image))
+def shard_sizes(images: Images) -> NDArray[np.int64]:
+    """Return how many images lie together in each part of the source, [N] where all do."""
+    if isinstance(images, StoredImages):
+        return images.shard_sizes()
+    return np.array([len(images)])
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return both uint8 views [N, 3, H, W] and the ids [N] on the device."""
-    view_a, view_b, image_ids = (
+def finished(batch: Batch, views: ViewsSpec) -> Batch:
+    """Return the batch with its crops made views."""
+    if batch.changes is None:
+        return batch
+    for_a, for_b = batch.changes
+    view_a = apply_changes(batch.view_a, for_a, views)
+    view_b = apply_changes(batch.view_b, for_b, views)
+    return Batch(batch.step, view_a, view_b, None, batch.image_ids, batch.skipped)
+
+
+def to_device(
+    batch: Batch, views: ViewsSpec, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both views [N, C, S, S] and the ids [N] on the device, the views made there.
+
+    Photographs' views are uint8; those of deep images are float32 and normalized.
+    """
+    batch.view_a, batch.view_b, image_ids = (
         rows.to(device, non_blocking=True) for rows in (batch.view_a, batch.view_b, batch.image_ids)
     )
-    return view_a, view_b, image_ids
+    batch = finished(batch, views)
+    return batch.view_a, batch.view_b, image_ids
 
 
 def load_batches(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from moco.data.batches import LOADER_TIMEOUT_SECONDS, leave_signals_to_the_run
+from moco.data.crops import evaluation_view
 from moco.data.images import Images, UnreadableImageError
-from moco.data.views import build_evaluation_view, normalize, to_pixels
+from moco.data.views import normalize
 from moco.errors import DataError
 from moco.specs import ViewsSpec
 
@@ -38,14 +39,14 @@ class EvaluationViews(Dataset[Tensor | tuple[str, str]]):
     """The one view of each image that evaluation looks at, or why it cannot be read."""
 
     def __init__(self, images: Images, views: ViewsSpec) -> None:
-        self.images, self.view = images, build_evaluation_view(views)
+        self.images, self.views = images, views
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, image_id: int) -> Tensor | tuple[str, str]:
         try:
-            return to_pixels(self.view(self.images.read(image_id)))
+            return evaluation_view(self.images.read(image_id), self.views)
         except UnreadableImageError as error:
             return self.images.name(image_id), str(error)
 

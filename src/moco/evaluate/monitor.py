@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from moco.data.images import check_readable
+from moco.data.images import first_readable
 from moco.encoders import Encoder
 from moco.errors import UsageError
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import matching_folders
+from moco.evaluate.labelled import matching_images
 from moco.evaluate.scores import score_votes
 from moco.specs import ViewsSpec
 
@@ -41,9 +41,9 @@ def knn_monitor(
         return None
     if train is None or test is None:
         raise UsageError("--monitor-train and --monitor-test go together; give both")
-    train_images, test_images = matching_folders(train, test)
-    check_readable(train_images)
-    check_readable(test_images)
+    train_images, test_images = matching_images(train, test)
+    first_readable(train_images)
+    first_readable(test_images)
     classes = len(train_images.classes)
 
     def monitor(encoder: Encoder) -> Mapping[str, float]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
 from moco import __version__
-from moco.data.batches import seeded_view
 from moco.data.images import Images, UnreadableImageError
-from moco.data.views import build_view
+from moco.data.view_samples import sample_views
+from moco.data.views import picture, view_picture
 from moco.demo import RIVALS, Compared, RivalFeatures, nearest, verdict
 from moco.demo_data import DemoData
 from moco.evaluate.compare import Interval
@@ -116,17 +115,11 @@ def _loss(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _views(plan: Plan, data: DemoData) -> str:
-    both = build_view(plan.recipe.views, 0), build_view(plan.recipe.views, 1)
-    random_state = torch.get_rng_state()
     made = []
     for image_id in _spread(data.train, VIEWED):
-        name, picture = data.train.name(image_id), data.train.read(image_id)
-        first, second = (
-            Cell(_from_pixels(seeded_view(view, picture, 2 * image_id + which)), name)
-            for which, view in enumerate(both)
-        )
-        made.append((first, second))
-    torch.set_rng_state(random_state)
+        name = data.train.name(image_id)
+        first, second = sample_views(data.train, image_id, plan.recipe.views, seed=plan.seed)
+        made.append((Cell(view_picture(first), name), Cell(view_picture(second), name)))
     return section(
         "Two views of each image",
         pairs(made),
@@ -136,10 +129,6 @@ def _views(plan: Plan, data: DemoData) -> str:
             "soft",
         ),
     )
-
-
-def _from_pixels(pixels: torch.Tensor) -> Image.Image:
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _neighbours(data: DemoData, rivals: dict[str, RivalFeatures]) -> str:
@@ -155,7 +144,7 @@ def _neighbours(data: DemoData, rivals: dict[str, RivalFeatures]) -> str:
     rows = []
     for number, row in enumerate(place):
         asked_id = int(look["trained"].test.image_ids[row])
-        asked = Cell(asked_images.read(asked_id), asked_images.name(asked_id))
+        asked = Cell(picture(asked_images.read(asked_id)), asked_images.name(asked_id))
         label = int(data.test_labels[asked_id]) if len(data.test_labels) else None
         rows.append(
             (
@@ -179,7 +168,7 @@ def _cells(
     for row in rows.tolist():
         image_id = int(features.train.image_ids[row])
         same = None if label is None else int(data.train_labels[image_id]) == label
-        cells.append(Cell(data.train.read(image_id), data.train.name(image_id), same))
+        cells.append(Cell(picture(data.train.read(image_id)), data.train.name(image_id), same))
     return cells
 
 

@@ -18,24 +18,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from moco.checkpoint import image_fingerprint
 from moco.data.images import Images
 from moco.demo import STATISTICS_STEPS, untrained_backbone
 from moco.errors import DivergedError, InterruptedRunError, StorageError
 from moco.evaluate.compare import measured
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import LabelledFolder
+from moco.evaluate.labelled import LabelledImages
 from moco.evaluate.linear import linear_class_scores
 from moco.evaluate.monitor import knn_monitor
 from moco.loading import load_with_recipe
 from moco.plan import Plan, make_plan
+from moco.plan import fingerprint as fingerprint_of
 from moco.pretraining import train
 from moco.progress import Report, SilentReport
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_to_dict
 from moco.run_directory import read_lines
-from moco.specs import ViewsSpec
+from moco.specs import BAD_LIMIT, ViewsSpec
 
 Scores = dict[str, Any]
 """What scores.json holds: linear, knn_200, knn_20, pretext_top1, loss (0 to 1 but the last),
@@ -50,12 +50,13 @@ CELL_NAME, CELL_SOURCE = "study-cell", "a cell of `moco study`"
 class Bench:
     """What all cells have in common."""
 
-    train: LabelledFolder
-    test: LabelledFolder
+    train: LabelledImages
+    test: LabelledImages
     run: Path
     device: str = "auto"
     workers: int | None = None
     precision: str = "auto"
+    bad_limit: float = BAD_LIMIT
     watched: bool = False
     """Whether each epoch's features are scored too."""
 
@@ -70,6 +71,7 @@ class Bench:
             seed=seed,
             workers=self.workers,
             precision=self.precision,
+            bad_limit=self.bad_limit,
         )
 
     def directory(self, recipe: Recipe, seed: int) -> Path:
@@ -88,8 +90,7 @@ class Bench:
 
 def fingerprint(images: Images) -> dict[str, Any]:
     """Return which images these are, by number and names."""
-    names = [images.name(image_id) for image_id in range(len(images))]
-    return {"count": len(names), "fingerprint": image_fingerprint(names)}
+    return {"count": len(images), "fingerprint": fingerprint_of(images)}
 
 
 def short_hash(values: Mapping[str, Any]) -> str:
@@ -119,8 +120,8 @@ def run_cell(
     monitor = None
     if bench.watched:
         monitor = knn_monitor(
-            bench.train.folder,
-            bench.test.folder,
+            bench.train.source,
+            bench.test.source,
             recipe.views,
             plan.device,
             workers=plan.workers,
@@ -160,7 +161,7 @@ def score_untrained(bench: Bench, recipe: Recipe, seed: int, *, keep: bool = Tru
 
 def score_pixels(bench: Bench, recipe: Recipe) -> Scores:
     """Return the scores of the raw pixels that evaluation looks at; empty if they are too many."""
-    pixels = 3 * recipe.views.evaluation_size**2 * len(bench.train)
+    pixels = recipe.views.channels * recipe.views.evaluation_size**2 * len(bench.train)
     if pixels > MOST_PIXELS:
         return {}
     plan = bench.plan(recipe, 0)
@@ -260,7 +261,7 @@ def write_whole(path: Path, text: str) -> None:
         ) from error
 
 
-def _features(network: nn.Module | None, images: LabelledFolder, plan: Plan) -> Any:
+def _features(network: nn.Module | None, images: LabelledImages, plan: Plan) -> Any:
     if network is not None:
         network.to(plan.device)
     views: ViewsSpec = plan.recipe.views

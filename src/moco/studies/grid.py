@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 from moco.data.images import Images
 from moco.errors import InterruptedRunError, UsageError
-from moco.evaluate.labelled import matching_folders
+from moco.evaluate.labelled import matching_images
 from moco.evaluate.paired import Difference, paired_difference
 from moco.plan import CACHE_BYTES, make_plan
 from moco.progress import Report
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_difference, recipe_from_dict, recipe_to_dict
+from moco.specs import BAD_LIMIT
 from moco.studies.catalogue import STUDIES
 from moco.studies.cells import (
     Bench,
@@ -84,6 +85,7 @@ class Options:
     device: str = "auto"
     workers: int | None = None
     precision: str = "auto"
+    bad_limit: float = BAD_LIMIT
 
 
 @dataclass
@@ -149,8 +151,8 @@ def make_grid(options: Options) -> Grid:
     if options.seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {options.seeds}")
     study = STUDIES[options.study]
-    train, test = matching_folders(options.images, options.test)
-    train.cache_bytes = CACHE_BYTES // max(1, options.workers or 1)
+    cache_bytes = CACHE_BYTES // max(1, options.workers or 1)
+    train, test = matching_images(options.images, options.test, cache_bytes=cache_bytes)
     bench = Bench(
         train=train,
         test=test,
@@ -158,6 +160,7 @@ def make_grid(options: Options) -> Grid:
         device=options.device,
         workers=options.workers,
         precision=options.precision,
+        bad_limit=options.bad_limit,
         watched=study.figure == "curves",
     )
     stored = _stored_plan(options.run / f"study-{study.name}.json")
@@ -182,6 +185,7 @@ def resolve_base(options: Options, images: Images, epochs: int | None) -> Recipe
         device=options.device,
         workers=options.workers,
         precision=options.precision,
+        bad_limit=options.bad_limit,
     ).recipe
 
 

@@ -1,0 +1,100 @@
+"""Options that several commands have; no torch in here."""
+
+from __future__ import annotations
+
+from moco.cli.parser import Parser, given_path
+from moco.recipes import RECIPES
+from moco.specs import BAD_LIMIT
+
+
+def add_recipe(command: Parser) -> None:
+    """Let the command name a recipe and change it."""
+    command.add_argument(
+        "--recipe",
+        default="small",
+        metavar="NAME|FILE.yaml",
+        help=f"small (settings made for your images; the default), {', '.join(RECIPES)}; or a "
+        "recipe file, such as the two lines `base: moco-v2` and `temperature: 0.1`",
+    )
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, also of a file; may be given often; `moco recipes show "
+        "moco-v2` explains the fields",
+    )
+
+
+def add_monitor(command: Parser) -> None:
+    """Let it score labelled images as it goes."""
+    command.add_argument(
+        "--monitor-train",
+        type=given_path,
+        metavar="DIR",
+        help="class folders that vote in a kNN test",
+    )
+    command.add_argument(
+        "--monitor-test",
+        type=given_path,
+        metavar="DIR",
+        help="class folders tested after each epoch",
+    )
+
+
+def add_loading(command: Parser) -> None:
+    """Let it say how images are loaded and what networks compute in."""
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="image loading processes (default: by device)"
+    )
+    command.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="what networks compute in; auto: bfloat16 where the device is fast in it",
+    )
+    add_bad_limit(command)
+
+
+def add_bad_limit(command: Parser) -> None:
+    """Let it say how many images may be unusable."""
+    command.add_argument(
+        "--bad-limit",
+        type=float,
+        default=BAD_LIMIT,
+        metavar="SHARE",
+        help="share of the images that may turn out unusable before the run ends; one always may "
+        "(default: %(default)s)",
+    )
+
+
+def add_device(command: Parser) -> None:
+    """Let it choose where to compute."""
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto"
+    )
+
+
+def add_resume(command: Parser) -> None:
+    """Let it begin again."""
+    command.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        default="auto",
+        choices=("auto", "never"),
+        help="auto: go on from the newest checkpoint, if any (the default); never: put an earlier "
+        "run in this directory aside and start again",
+    )
+
+
+def add_json(command: Parser, default: str | None = None) -> None:
+    """Let it write its figures to a file."""
+    command.add_argument(
+        "--json",
+        type=given_path,
+        default=default,
+        metavar="FILE",
+        help="also write the figures there; see docs/json.md",
+    )
