@@ -99,15 +99,11 @@ class Batches(Dataset[Batch]):
         crops = self._empty(), self._empty()
         skipped: list[Skipped] = []
         image_ids = wanted.copy()
-        for row, image_id in enumerate(wanted.tolist()):
-            image_ids[row], pixels = self._usable(image_id, skipped)
-            own = [of_view[row] for of_view in draws]
-            if image_ids[row] != image_id:
-                own = [only for (only,) in self._crop_draws(epoch, image_ids[row : row + 1])]
-            for crop, numbers in zip(crops, own, strict=True):
-                height, width = pixels.shape[:2]
-                box = crop_box(numbers, height, width, self.views.crop_scale)
-                cut_into(crop[row], pixels, box)
+        with torch.inference_mode():  # no gradient flows here, and noting that none does costs time
+            for row, image_id in enumerate(wanted.tolist()):
+                own = [of_view[row] for of_view in draws]
+                into = [crop[row] for crop in crops]
+                image_ids[row] = self._cut(epoch, image_id, own, into, skipped)
         changes = (
             draw_changes(self.views, self.seed, epoch, image_ids, 0),
             draw_changes(self.views, self.seed, epoch, image_ids, 1),
@@ -135,6 +131,26 @@ class Batches(Dataset[Batch]):
         return [
             uniform_draws(self.seed, epoch, image_ids, view, CROP_DRAWS).tolist() for view in (0, 1)
         ]
+
+    def _cut(
+        self,
+        epoch: int,
+        image_id: int,
+        draws: list[list[float]],
+        crops: list[Tensor],
+        skipped: list[Skipped],
+    ) -> int:
+        """Cut both crops of an image, or of the one that stands in for it; return whose they are.
+
+        Its pixels go before the next image is decoded, which then finds their memory in the cache.
+        """
+        used, pixels = self._usable(image_id, skipped)
+        if used != image_id:
+            draws = [only for (only,) in self._crop_draws(epoch, np.array([used]))]
+        height, width = pixels.shape[:2]
+        for crop, numbers in zip(crops, draws, strict=True):
+            cut_into(crop, pixels, crop_box(numbers, height, width, self.views.crop_scale))
+        return used
 
     def _usable(self, image_id: int, skipped: list[Skipped]) -> tuple[int, Pixels]:
         """Return the image, or the next one that can be used, and its id."""

@@ -22,7 +22,7 @@ _KINDS = {
 }
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     """Return what a regular file holds; never waits for the other end of a pipe.
 
     Raises:
@@ -42,7 +42,7 @@ def read_bytes(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def _why_not_opened(path: Path, error: OSError) -> str:
+def _why_not_opened(path: str | Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and os.path.islink(path):
         return "a link to what is not there"
     return f"cannot be opened ({error.strerror or error.errno})"

@@ -39,7 +39,7 @@ class FolderImages(Source):
 
     def _read(self, image_id: int) -> Pixels:
         name = self._names[image_id]
-        return decode(read_bytes(self.path / name), name)
+        return decode(read_bytes(os.path.join(self.path, name)), name)
 
     def labels(self) -> list[str] | None:
         """Return the first folder of each path, None unless every image lies in one."""
