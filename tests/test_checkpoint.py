@@ -97,12 +97,14 @@ def match_manifest(folder: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Return a run directory with the checkpoints of steps 4 and 8."""
+    (tmp_path / "run").mkdir()
     for step in (4, 8):
         save_checkpoint(tmp_path / "run", made(step))
     return tmp_path / "run"
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
     folder = save_checkpoint(tmp_path / "run", made(1234))
     assert folder == tmp_path / "run" / "checkpoints" / "step_00001234"
     assert_is(load_checkpoint(folder), 1234)

@@ -11,6 +11,7 @@ Nothing else in the package reads or writes pickled files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -30,6 +31,8 @@ from moco.recipe import Recipe
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
 
 FORMAT_VERSION = 1
+SPARE_BYTES = 1 << 20
+"""Of small files and what the file system keeps about them."""
 KEPT = 2
 """How many checkpoints stay: the newest, and one to fall back to."""
 
@@ -70,14 +73,14 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     """
     folder = run / "checkpoints"
     name = f"step_{checkpoint.step:08d}"
-    aside = folder / f".tmp-{name}-{os.getpid()}"
+    aside, before = (folder / f".tmp-{name}-{kind}{os.getpid()}" for kind in ("", "old-"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # the run directory is there, or it was taken away
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         _write_files(aside, checkpoint)
         if (folder / name).exists():  # a finished run that was extended, or a broken one redone
-            shutil.rmtree(folder / name)
+            os.rename(folder / name, before)
         os.rename(aside, folder / name)
         _sync(folder)
         _write_synced(run / ".latest.tmp", name.encode())
@@ -190,9 +193,10 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "image_fingerprint": checkpoint.identity.image_fingerprint,
     }
     model = {name: value.detach().contiguous() for name, value in checkpoint.model.items()}
-    save_file(model, folder / "model.safetensors")
     train_state = io.BytesIO()  # torch's own writer hides why a disk refuses
     torch.save({**checkpoint.train_state, "step": checkpoint.step}, train_state)
+    _check_room(folder, train_state.tell() + sum(value.nbytes for value in model.values()))
+    save_file(model, folder / "model.safetensors")
     (folder / "train_state.pt").write_bytes(train_state.getbuffer())
     (folder / "recipe.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     files = {
@@ -204,6 +208,18 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     for path in folder.iterdir():
         _sync(path)
     _sync(folder)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Refuse to begin what the disk has no room for, with the figures that a full disk leaves out.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    needed, free = size + SPARE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        figures = f"{needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {figures}")
 
 
 def _rotate(folder: Path, newest: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -11,13 +12,15 @@ from torch.optim import Optimizer
 
 from moco.batch_norm import average_statistics
 from moco.build import build_contrast, build_optimizer
+from moco.checkpoint import Checkpoint
 from moco.contrast import Contrast
 from moco.data.batches import Batch, Batches, load_batches, to_device
 from moco.data.images import Images
 from moco.device import shared_cpu
 from moco.distributed import rank, world_size
-from moco.errors import InterruptedRunError, MocoError
+from moco.errors import InterruptedRunError, MocoError, StorageError
 from moco.evaluate.monitor import knn_monitor
+from moco.nonfinite import KeptBuffers, is_finite_everywhere
 from moco.plan import Plan, make_plan
 from moco.processes import (
     averaging_gradients,
@@ -122,9 +125,39 @@ def train(
         LostProcessError: Another process ended.
         MocoError: As `pretrain`.
     """
-    is_first = rank() == 0
-    report = report if report is not None and is_first else SilentReport()
-    directory = RunDirectory(plan.run, writes=is_first)
+    report = report if report is not None and rank() == 0 else SilentReport()
+    directory = RunDirectory(plan.run, writes=rank() == 0)
+    try:
+        checkpoint = find_start(plan, directory, resume, report)
+        if checkpoint is not None and checkpoint.step >= plan.steps:
+            report.note(f"{plan.run} is done: {checkpoint.step} of {plan.steps} steps")
+            directory.mark_done(checkpoint.step)
+            return plan.run
+        contrast = together(lambda: build_plan(plan))
+        optimizer = build_optimizer(plan.recipe.optimizer, contrast)
+        together(lambda: directory.begin(plan.identity(), checkpoint))
+        session = Session(plan, plan.identity(), contrast, optimizer, directory, report, monitor)
+        with telling_how_it_ended(session):
+            if checkpoint is not None:
+                session.restore(checkpoint)
+                directory.forget_mended(plan.images)
+                report.note(f"going on from step {checkpoint.step} of {plan.steps}")
+            report.planned(plan, contrast)
+            with shared_cpu(plan.device, plan.workers), naming_lost_processes():
+                run_steps(session, stop)
+    finally:
+        directory.leave()
+    return plan.run
+
+
+def find_start(
+    plan: Plan, directory: RunDirectory, resume: str, report: Report
+) -> Checkpoint | None:
+    """Return the checkpoint to go on from, the same in all processes, None to start from scratch.
+
+    Raises:
+        MocoError: As `RunDirectory.find_checkpoint`, or processes were started differently.
+    """
     identity = plan.identity()
     checkpoint = together(lambda: directory.find_checkpoint(identity, resume))
     check_same("images, recipe or seed", repr(identity))
@@ -134,32 +167,30 @@ def train(
     check_same("checkpoints", str(checkpoint and checkpoint.step))
     for line in directory.damaged:
         report.note(f"passed over: {line}")
-    if checkpoint is not None and checkpoint.step >= plan.steps:
-        report.note(f"{plan.run} is done: {checkpoint.step} of {plan.steps} steps")
-        directory.mark_done(checkpoint.step)
-        return plan.run
-    contrast = together(lambda: build_plan(plan))
-    optimizer = build_optimizer(plan.recipe.optimizer, contrast)
-    together(lambda: directory.begin(identity, checkpoint))
-    session = Session(plan, identity, contrast, optimizer, directory, report, monitor)
+    return checkpoint
+
+
+@contextmanager
+def telling_how_it_ended(session: Session) -> Iterator[None]:
+    """Leave in status.json how the block ended; a checkpoint that is being written gets there.
+
+    What is told is why the block ended, even where the disk takes no word of it.
+    """
     try:
-        if checkpoint is not None:
-            session.restore(checkpoint)
-            directory.forget_mended(plan.images)
-            report.note(f"going on from step {checkpoint.step} of {plan.steps}")
-        report.planned(plan, contrast)
-        with shared_cpu(plan.device, plan.workers), naming_lost_processes():
-            run_steps(session, stop)
+        yield
     except BaseException as error:
         stopped = isinstance(error, InterruptedRunError | KeyboardInterrupt)
         code = error.exit_code if isinstance(error, MocoError) else 130 if stopped else 1
         state: State = "interrupted" if stopped else "failed"
-        session.status(state, code, str(error) or type(error).__name__)
+        with suppress(MocoError):
+            if not isinstance(error, KeyboardInterrupt):  # a second one waits for nothing
+                session.saver.wait()
+        with suppress(StorageError):
+            session.status(state, code, str(error) or type(error).__name__)
         raise
     finally:
-        report.ended()
+        session.report.ended()
     session.status("done")
-    return plan.run
 
 
 def build_plan(plan: Plan) -> Contrast:
@@ -202,6 +233,7 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
     match_views = averaging_gradients(contrast)
+    before = KeptBuffers(contrast, beside=contrast.dictionary)
     session.status("running")
     for batch in load_plan(plan, start=session.step, stop=plan.steps):
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
@@ -209,17 +241,23 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
         contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
         view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
 
+        before.keep()
         loss, keys, scores = match_views(view_a, view_b, image_ids, batch.step)
         loss = recipe.loss_scale * loss
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        is_finite = is_finite_everywhere(loss, contrast.parameters())
         # of the next step: the official code moves the key encoder at that step's start
         key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
-        contrast.advance(keys, image_ids, key_momentum)
-        average_statistics(contrast)
+        if is_finite:
+            optimizer.step()
+            contrast.advance(keys, image_ids, key_momentum)
+            average_statistics(contrast)
+        else:  # as if the step had never been
+            before.put_back()
 
         session.step = batch.step + 1
+        session.left_out.count(is_finite=is_finite)
         row = {
             "step": batch.step,
             "epoch": batch.step // plan.steps_per_epoch,
@@ -227,6 +265,8 @@ def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
             "key_momentum": key_momentum,
         }
         session.unread.append((row, torch.stack([loss.detach(), *scores])))
+        if not is_finite:
+            session.leave_out(batch.step, batch.image_ids)
         after_step(session, batch, stop)
 
 
@@ -247,6 +287,8 @@ def after_step(session: Session, batch: Batch, stop: Callable[[], int | None]) -
     stopped = code is not None and session.step < session.plan.steps
     if save or stopped:
         session.save()
+    if stopped or session.step == session.plan.steps:
+        session.finish_saving()
     if code is not None and stopped:
         raise InterruptedRunError(
             f"stopped and saved after step {session.step} of {session.plan.steps}; "

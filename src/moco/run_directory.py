@@ -4,6 +4,7 @@ runs/NAME/  recipe.yaml    the resolved recipe
             metrics.jsonl  one line a step
             status.json    state, exit code, step, reason
             skipped.jsonl  images that could not be used, with reasons
+            skipped_steps.jsonl  steps left out for numbers that were not finite
             checkpoints/  latest
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
+from moco.run_lock import LOCK_NAME, RunLock
 
 State = Literal["running", "done", "failed", "interrupted"]
 RUN_FILES = (
@@ -29,6 +32,7 @@ RUN_FILES = (
     "metrics.jsonl",
     "status.json",
     "skipped.jsonl",
+    "skipped_steps.jsonl",
     "checkpoints",
     "latest",
 )
@@ -47,9 +51,12 @@ class RunDirectory:
         """A line for each checkpoint that was passed over."""
         self.skipped: dict[str, Skipped] = {}
         """Images that could not be used, by name."""
+        self._lock, self._is_new = RunLock(path), False
 
     def find_checkpoint(self, identity: Identity, resume: str) -> Checkpoint | None:
         """Return the checkpoint to go on from, None to start from scratch.
+
+        The directory is this process's until `leave`.
 
         Args:
             identity: of the run about to begin.
@@ -57,25 +64,43 @@ class RunDirectory:
                 the old run aside.
 
         Raises:
-            UsageError: The directory belongs to something else.
+            UsageError: The directory belongs to something else, or another run is at work in it.
             CheckpointError: It has checkpoints and none can be used.
         """
         if resume not in ("auto", "never"):
             raise UsageError(f"resume must be auto or never, got {resume!r}")
         self._check_name()
-        if not self.path.exists():
-            return None
-        if not self.path.is_dir():
-            raise UsageError(f"run directory {self.path} is a file; choose another --run")
-        recipe = self._recipe_of_old_run()
+        if self.path.exists():
+            if not self.path.is_dir():
+                raise UsageError(f"run directory {self.path} is a file; choose another --run")
+            self._recipe_of_old_run()  # a directory of something else stays as it is
+        self._take()
         if resume == "never":
             return None
         checkpoint = load_newest(self.path, named=self.damaged)
+        recipe = self._recipe_of_old_run() if checkpoint is None else None
         if checkpoint is not None:
             self._check_identity(checkpoint.identity, identity)
         elif recipe is not None:
             self._refuse_difference(recipe_difference(recipe, identity.recipe))
         return checkpoint
+
+    def _take(self) -> None:
+        if not self.writes:
+            return
+        self._is_new = not self.path.exists()
+        with suppress(OSError):  # `begin` says so
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+
+    def leave(self) -> None:
+        """Let others have the directory; remove it if nothing was begun in it."""
+        if not self.writes:
+            return
+        self._lock.release()
+        with suppress(OSError, ValueError):  # a name that is none was refused before
+            if not os.listdir(self.path):
+                os.rmdir(self.path)
 
     def _check_name(self) -> None:
         try:
@@ -92,13 +117,14 @@ class RunDirectory:
         Raises:
             UsageError: There are files, and they are not a run's.
         """
-        if any((self.path / "checkpoints").glob("step_*")):
+        if not self.path.exists() or any((self.path / "checkpoints").glob("step_*")):
             return None
         try:
             if (self.path / "recipe.yaml").exists():
                 return read_recipe(self.path / "recipe.yaml")
             is_empty = all(
-                name in RUN_FILES or name.endswith(".tmp") for name in os.listdir(self.path)
+                name in (*RUN_FILES, LOCK_NAME) or name.endswith(".tmp")
+                for name in os.listdir(self.path)
             )
         except CheckpointError:
             is_empty = False
@@ -132,16 +158,16 @@ class RunDirectory:
         """
         if not self.writes:
             return
-        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if checkpoint is None:
                 self._put_old_run_aside()
             write_recipe(self.path / "recipe.yaml", identity.recipe)
-            self._keep_metrics_below(checkpoint.step if checkpoint else 0)
+            for name in ("metrics.jsonl", "skipped_steps.jsonl"):
+                self._keep_below(checkpoint.step if checkpoint else 0, name)
             self._read_skipped()
         except OSError as error:
-            if is_new:
+            if self._is_new:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise StorageError(
                 f"cannot write run directory {self.path}: {error.strerror or error}; "
@@ -152,6 +178,14 @@ class RunDirectory:
         """Add one line a step to metrics.jsonl."""
         self._append("metrics.jsonl", rows)
 
+    def sync_metrics(self) -> None:
+        """Bring metrics.jsonl to the disk: a checkpoint promises that its steps are in it."""
+        try:
+            with open(self.path / "metrics.jsonl", "r+b") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._not_written("metrics.jsonl", error) from error
+
     def add_skipped(self, images: list[Skipped]) -> list[Skipped]:
         """Record images that could not be used; return those not known before."""
         new = {image.name: image for image in images if image.name not in self.skipped}
@@ -159,6 +193,10 @@ class RunDirectory:
         if new:
             self._append("skipped.jsonl", [_skipped_row(image) for image in new.values()])
         return list(new.values())
+
+    def add_skipped_step(self, row: dict[str, Any]) -> None:
+        """Record a step that was left out, with its batch."""
+        self._append("skipped_steps.jsonl", [row])
 
     def forget_mended(self, images: Images) -> None:
         """Drop images from the record that can be read by now, so that they count no more."""
@@ -232,11 +270,11 @@ class RunDirectory:
         for path in old:
             path.rename(aside / path.name)
 
-    def _keep_metrics_below(self, step: int) -> None:
+    def _keep_below(self, step: int, name: str) -> None:
         """Drop the lines of steps that the run will take again, and a line cut short by a kill."""
-        path = self.path / "metrics.jsonl"
-        kept = [line for line in read_lines(path) if line.get("step", step) < step]
-        self._replace(path.name, kept)
+        path = self.path / name
+        if path.exists() or name == "metrics.jsonl":
+            self._replace(name, [row for row in read_lines(path) if row.get("step", step) < step])
 
     def _replace(self, name: str, rows: list[dict[str, Any]]) -> None:
         aside = self.path / f".{name}.tmp"
@@ -253,6 +291,11 @@ class RunDirectory:
 
 def _skipped_row(image: Skipped) -> dict[str, Any]:
     return {"image": image.image_id, "file": image.name, "reason": image.reason}
+
+
+def taken_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl but those of steps that were left out."""
+    return [row for row in rows if row["loss"] is not None]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

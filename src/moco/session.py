@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from moco.checkpoint import Checkpoint, Identity, save_checkpoint
+from moco.checkpoint import Checkpoint, Identity
 from moco.contrast import Contrast
 from moco.data.batches import Skipped
 from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import DataError, DivergedError
+from moco.nonfinite import MOST_IN_A_ROW, LeftOut
 from moco.plan import Plan
 from moco.processes import gather_lists, largest, together
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
+from moco.saving import Saver
 
 SAVE_EVERY_SECONDS = 600.0
 FIRST_NAMES = 20
@@ -48,7 +50,12 @@ class Session:
     unread: list[tuple[dict[str, float], Tensor]] = field(default_factory=list)
     read_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
-    save_seconds: float = 0.0
+    saved_step: int = -1
+    left_out: LeftOut = field(default_factory=LeftOut)
+    saver: Saver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.plan.run)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint: weights, keys, optimizer, random state, step."""
@@ -59,29 +66,42 @@ class Session:
         state = own_random_state(checkpoint.train_state, "cuda")
         if self.plan.device.type == "cuda" and state is not None:
             torch.cuda.set_rng_state(state, self.plan.device)
-        self.step = checkpoint.step
+        if "left_out" in checkpoint.train_state:
+            self.left_out = LeftOut.from_state(checkpoint.train_state["left_out"])
+        self.step = self.saved_step = checkpoint.step
 
     def save(self) -> None:
-        """Write a checkpoint; the figures up to it are read first, so a bad loss is never kept."""
+        """Begin to write a checkpoint of this step; training goes on beside it."""
         self.read_figures()
+        if self.saved_step == self.step:
+            return
         self.check_weights()
         began = time.monotonic()
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "cpu_random_state": random_states(torch.get_rng_state()),
+            "left_out": self.left_out.state(),
         }
         if self.plan.device.type == "cuda":
             state["cuda_random_state"] = random_states(torch.cuda.get_rng_state(self.plan.device))
-        together(lambda: self.write_checkpoint(state))
-        self.saved_at = self.read_at = time.monotonic()
-        self.save_seconds = self.saved_at - began
+        together(lambda: self.begin_writing(state))
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+        self.read_at += self.saved_at - began  # training's rate is without it
 
-    def write_checkpoint(self, train_state: dict[str, Any]) -> None:
-        """Write it, in the first process."""
+    def begin_writing(self, train_state: dict[str, Any]) -> None:
+        """Begin to write it, in the first process."""
         if self.directory.writes:
+            self.directory.sync_metrics()
             model = self.contrast.state_dict()
-            checkpoint = Checkpoint(self.step, model, train_state, self.identity)
-            save_checkpoint(self.plan.run, checkpoint)
+            self.saver.begin(Checkpoint(self.step, model, train_state, self.identity))
+
+    def finish_saving(self) -> None:
+        """Return once the checkpoint is on the disk.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        together(self.saver.wait)
 
     def check_weights(self) -> None:
         """Refuse weights that a last bad gradient broke: their loss would only show it next step.
@@ -97,11 +117,15 @@ class Session:
             )
 
     def is_save_due(self) -> bool:
-        """Say whether this step's state is worth writing now."""
-        since = time.monotonic() - self.saved_at
-        if self.at_epoch_end() and since * SAVING_SHARE >= self.save_seconds:
+        """Say whether this step's state is worth writing now; the first process decides."""
+        if self.step == self.plan.steps:
             return True
-        return since >= SAVE_EVERY_SECONDS or self.step == self.plan.steps
+        if not self.directory.writes or self.saver.is_busy():
+            return False
+        since = time.monotonic() - self.saved_at
+        if self.at_epoch_end() and since * SAVING_SHARE >= self.saver.seconds:
+            return True
+        return since >= SAVE_EVERY_SECONDS
 
     def agree(
         self, code: int | None, skipped: list[Skipped]
@@ -114,9 +138,15 @@ class Session:
 
         Returns:
             The same, and between them whether to save.
+
+        Raises:
+            StorageError: The last checkpoint could not be written.
         """
-        wishes = [code or 0, int(self.is_save_due()), len(skipped)]
-        agreed_code, save, most_skipped = largest(wishes)
+        failed = self.saver.has_failed()
+        wishes = [code or 0, int(self.is_save_due()), len(skipped), int(failed)]
+        agreed_code, save, most_skipped, failed_anywhere = largest(wishes)
+        if failed_anywhere:
+            self.finish_saving()
         return agreed_code or None, bool(save), gather_lists(skipped) if most_skipped else []
 
     def count_skipped(self, skipped: list[Skipped]) -> None:
@@ -131,6 +161,7 @@ class Session:
         if bad <= self.plan.most_bad:
             return
         self.save()
+        self.finish_saving()
         names = [shortened(name) for name in list(self.directory.skipped)[:FIRST_NAMES]]
         total = len(self.plan.images)
         raise DataError(
@@ -140,6 +171,31 @@ class Session:
             "the same command then goes on"
         )
 
+    def leave_out(self, step: int, image_ids: Tensor) -> None:
+        """Tell and record a step that was not taken, with the images of all its processes.
+
+        Raises:
+            DivergedError: It is the third in a row.
+        """
+        ids = gather_lists(image_ids.tolist())
+        names = [self.plan.images.name(image_id) for image_id in ids]
+        epoch = step // self.plan.steps_per_epoch
+        self.directory.add_skipped_step(
+            {"step": step, "epoch": epoch, "images": ids, "files": names}
+        )
+        self.report.note(
+            f"step {step} left out: its loss or a gradient is not a finite number; its images are "
+            f"in {self.plan.run / 'skipped_steps.jsonl'}"
+        )
+        if self.left_out.in_a_row < MOST_IN_A_ROW:
+            return
+        self.read_figures()
+        raise DivergedError(
+            f"the loss or a gradient was not a finite number in {MOST_IN_A_ROW} steps in a row, "
+            f"{step - MOST_IN_A_ROW + 1} to {step}; lower optimizer.learning_rate; checkpoints "
+            "before it are kept"
+        )
+
     def at_epoch_end(self) -> bool:
         """Say whether the step just done was its epoch's last."""
         return self.step % self.plan.steps_per_epoch == 0
@@ -147,8 +203,7 @@ class Session:
     def read_figures(self, extra: Mapping[str, float] | None = None) -> None:
         """Bring the figures of the steps since the last reading to metrics.jsonl.
 
-        Raises:
-            DivergedError: A loss is not a finite number.
+        Those of a step that was left out are null where they are no finite numbers.
         """
         if not self.unread:
             return
@@ -162,22 +217,16 @@ class Session:
                 {
                     "step": row["step"],
                     "epoch": row["epoch"],
-                    "loss": loss,
+                    "loss": finite_or_none(loss),
                     "learning_rate": row["learning_rate"],
                     "key_momentum": row["key_momentum"],
-                    "positive_similarity": positive,
-                    "negative_similarity": negative,
-                    "pretext_top1": top1,
+                    "positive_similarity": finite_or_none(positive),
+                    "negative_similarity": finite_or_none(negative),
+                    "pretext_top1": top1 if math.isfinite(loss) else None,
                     "images_per_second": round(rate, 1),
                 }
             )
         self.unread, self.read_at = [], now
-        broken = next((row for row in rows if not math.isfinite(row["loss"])), None)
-        if broken is not None:
-            raise DivergedError(
-                f"the loss is {broken['loss']} at step {broken['step']}; lower "
-                "optimizer.learning_rate; checkpoints before it are kept"
-            )
         rows[-1].update(extra or {})
         self.directory.append_metrics(rows)
         self.status("running")
@@ -188,6 +237,7 @@ class Session:
 
         The first process does, the others wait for it.
         """
+        self.finish_saving()  # the monitor may start processes, and a thread does not go with them
         began, scores = time.monotonic(), {}
         try:
             if self.directory.writes:
@@ -203,6 +253,11 @@ class Session:
         self.directory.write_status(
             state, step=self.step, steps=self.plan.steps, code=code, reason=reason
         )
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return what JSON can hold."""
+    return value if math.isfinite(value) else None
 
 
 def shortened(name: str) -> str:

@@ -17,11 +17,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from moco.checkpoint import load_checkpoint, load_newest
 from moco.cli.main import main
-from moco.data.batches import Batch
 from moco.data.sources.folder import FolderImages
 from moco.errors import (
     CheckpointError,
@@ -37,7 +35,6 @@ from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2
 from moco.session import Session
-from moco.specs import ViewsSpec
 
 pretrain_module = importlib.import_module("moco.pretraining")
 train = pretrain_module.train
@@ -447,46 +444,6 @@ def test_a_second_interrupt_leaves_the_exit_code_in_the_status(
     with pytest.raises(KeyboardInterrupt):
         train(plan_of(photos, recipe, run), stop=StopAfter(2, KeyboardInterrupt()))
     assert status_of(run)["code"] == 130
-
-
-def break_loss_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    plain = pretrain_module.to_device
-
-    def broken(batch: Batch, views: ViewsSpec, device: torch.device) -> tuple[Tensor, ...]:
-        view_a, view_b, image_ids = plain(batch, views, device)
-        return view_a * (math.nan if batch.step == step else 1), view_b, image_ids
-
-    monkeypatch.setattr(pretrain_module, "to_device", broken)
-
-
-@pytest.mark.parametrize("step", [5, 7, 11])
-def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(
-    step: int,
-    unbroken: Path,
-    photos: Path,
-    recipe: Recipe,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run = tmp_path / "run"
-    save_only_at(monkeypatch, 4, 8)
-    with monkeypatch.context() as broken:
-        break_loss_at(broken, step)
-        with pytest.raises(DivergedError, match=f"nan at step {step}; lower") as caught:
-            train(plan_of(photos, recipe, run), monitor=drawing_monitor)
-    assert caught.value.exit_code == 4
-    status = status_of(run)
-    assert (status["state"], status["code"]) == ("failed", 4)
-    assert f"step {step}" in status["reason"]
-    checkpoint = load_newest(run)
-    assert checkpoint is not None
-    assert checkpoint.step == (8 if step == 11 else 4)
-    for folder in (run / "checkpoints").iterdir():
-        for name, value in load_checkpoint(folder).model.items():
-            assert bool(value.isfinite().all()), name
-    assert all(math.isfinite(json.loads(line)["loss"]) for line in metrics_of(run))
-    train(plan_of(photos, recipe, run), monitor=drawing_monitor)
-    assert_equal_runs(run, unbroken)
 
 
 def test_a_full_disk_ends_the_run_with_its_earlier_checkpoint_whole(

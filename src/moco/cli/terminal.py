@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -74,10 +75,11 @@ class TerminalReport:
         """Move the bar, or print a line when the last one is some seconds old."""
         now, done = time.monotonic(), row["step"] + 1
         self.first = self.first or (now, done)
-        top1, rate = 100 * row["pretext_top1"], row["images_per_second"]
-        figures = f"loss {row['loss']:.3f}  pretext top-1 {top1:.1f} %  {rate:.0f} images/s"
+        top1, rate = 100 * (row["pretext_top1"] or 0.0), row["images_per_second"]
+        loss = math.nan if row["loss"] is None else row["loss"]  # a step that was left out
+        figures = f"loss {loss:.3f}  pretext top-1 {top1:.1f} %  {rate:.0f} images/s"
         if self.is_narrow():
-            figures = f"loss {row['loss']:.2f} top-1 {top1:.0f} % {rate:.0f}/s"
+            figures = f"loss {loss:.2f} top-1 {top1:.0f} % {rate:.0f}/s"
         if "knn_top1" in row:
             figures += f"  kNN top-1 {100 * row['knn_top1']:.1f} %"
         if self.bar is not None:

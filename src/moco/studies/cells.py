@@ -34,7 +34,7 @@ from moco.pretraining import train
 from moco.progress import Report, SilentReport
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_to_dict
-from moco.run_directory import read_lines
+from moco.run_directory import read_lines, taken_steps
 from moco.specs import BAD_LIMIT, ViewsSpec
 
 Scores = dict[str, Any]
@@ -202,7 +202,7 @@ def last_epoch(plan: Plan) -> dict[str, float]:
     """Return the means of the last epoch's loss and pretext accuracy."""
     rows = [
         row
-        for row in read_lines(plan.run / "metrics.jsonl")
+        for row in taken_steps(read_lines(plan.run / "metrics.jsonl"))
         if row["epoch"] == plan.recipe.epochs - 1
     ]
     return {
@@ -220,7 +220,7 @@ def epoch_curves(directory: Path) -> dict[str, list[float]]:
     """Return each epoch's pretext accuracy, and kNN accuracy where it was watched."""
     pretext: dict[int, list[float]] = {}
     knn: dict[int, float] = {}
-    for row in read_lines(directory / "metrics.jsonl"):
+    for row in taken_steps(read_lines(directory / "metrics.jsonl")):
         pretext.setdefault(row["epoch"], []).append(row["pretext_top1"])
         if "knn_top1" in row:
             knn[row["epoch"]] = row["knn_top1"]
