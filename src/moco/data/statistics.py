@@ -10,7 +10,7 @@ import numpy as np
 
 from moco.data.channel_sums import ChannelSums, Figures, channel_sums
 from moco.data.crops import fit
-from moco.data.images import Images, Pixels, UnreadableImageError, first_readable
+from moco.data.images import Images, Pixels, UnreadableImageError, first_usable
 from moco.errors import DataError
 
 KIND_SAMPLE = 32
@@ -67,7 +67,7 @@ def find_kind(images: Images) -> ImageKind:
     """
     kinds = Counter(_kind(pixels) for pixels in readable(images, spread(len(images), KIND_SAMPLE)))
     if not kinds:
-        return _kind(first_readable(images))
+        return _kind(first_usable(images))
     return kinds.most_common(1)[0][0]
 
 
