@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from any_damage import check_errors, open_with_labels, same_draws
+from hypothesis import given
 from hypothesis import strategies as st
 from source_makers import idx, save_array
 
@@ -272,13 +273,7 @@ def test_archives_that_are_bombs_or_damaged_are_refused(tmp_path: Path) -> None:
         open_images(tmp_path / "y.npz")
 
 
-@settings(
-    max_examples=80,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@same_draws(80)
 @given(data=st.data())
 def test_any_damage_is_an_error_of_ours(data: st.DataObject, tmp_path: Path) -> None:
     name = data.draw(st.sampled_from(["x.npy", "x.npz", "packed.npz"]))
@@ -295,16 +290,7 @@ def test_any_damage_is_an_error_of_ours(data: st.DataObject, tmp_path: Path) -> 
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     (tmp_path / name).write_bytes(content)
-    try:
-        images = open_images(tmp_path / name)
-        images.labels()
-    except DataError:
-        return
-    for number in range(min(50, len(images))):
-        try:
-            images.read(number)
-        except UnreadableImageError:
-            continue
+    check_errors(lambda: open_with_labels(tmp_path / name))
 
 
 CIFAR_SIZES = {
