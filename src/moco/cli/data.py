@@ -25,6 +25,7 @@ from moco.data_tools.stats import SourceStatistics, recipe_lines, source_statist
 from moco.data_tools.words import counted
 from moco.device import pick_device
 from moco.errors import StorageError, UsageError
+from moco.plan import check_seed
 
 SHOWN_CHANNELS = 32
 SHOWN_SKIPPED = 5
@@ -171,8 +172,7 @@ def run_preview(arguments: argparse.Namespace) -> int:
     """Write the picture."""
     out = arguments.out or Path(f"preview-{plain_name(arguments.source)}.png")
     check_is_free_or_png(out)
-    if not 0 <= arguments.seed < 1 << 63:
-        raise UsageError(f"seed must be from 0 to 2^63 - 1, got {arguments.seed}")
+    check_seed(arguments.seed)
     images = open_images(arguments.source)
     device = pick_device(arguments.device)
     recipe = recipe_of_preview(images, arguments.recipe, arguments.settings, device)
