@@ -405,7 +405,9 @@ def test_a_pattern_names_shards(pictures: Path, tmp_path: Path) -> None:
     ENCODED["tar shards"](pictures, tmp_path)
     assert len(open_images(tmp_path / "train-{000000,000002}.tar")) == 16
     assert len(open_images(tmp_path / "train-00000[01].tar")) == 16
-    with pytest.raises(DataError, match=r"1 of the files .* do not exist, such as .*000003\.tar"):
+    with pytest.raises(
+        DataError, match=r"1 of the files .* do not exist, or are folders, such as .*000003\.tar"
+    ):
         open_images(tmp_path / "train-{000000..000003}.tar")
     with pytest.raises(DataError, match="do not exist"):
         open_images(tmp_path / "test-*.tar")

@@ -120,7 +120,8 @@ def test_archives_of_nothing_are_refused(tmp_path: Path) -> None:
         b"no archive": "not a usable zip archive",
         b"": "not a usable zip archive",
         zip_bytes({"a.png": GOOD})[:60]: "not a usable zip archive",
-        zip_bytes({"a.txt": b"text"}): "no image in",
+        zip_bytes({"a.txt": b"text"}): r"no image in .*; it holds no files such as 1\.jpg",
+        zip_bytes({"../a.png": GOOD}): r"no image in .*; \.\./a\.png: its name leads out",
         zip_bytes({}): "no image in",
     }.items():
         (tmp_path / "x.zip").write_bytes(content)

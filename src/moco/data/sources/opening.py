@@ -175,8 +175,8 @@ def files_of(pattern: str) -> list[Path]:
         missing += [file for file in found or [name] if not os.path.isfile(file)]
     if missing:
         raise DataError(
-            f"{len(missing)} of the files that pattern {pattern} names do not exist, such as "
-            f"{missing[0]}"
+            f"{len(missing)} of the files that pattern {pattern} names do not exist, or are "
+            f"folders, such as {missing[0]}"
         )
     return [Path(file) for file in sorted(files)]
 
