@@ -48,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
 def run_stats(arguments: argparse.Namespace) -> int:
     """Print each channel's figures and the lines for a recipe file."""
     images = open_images(arguments.source)
-    progress = ProgressLines("counted")
-    found = source_statistics(
-        images,
-        sample=arguments.sample,
-        workers=reading_processes(arguments.workers, arguments.sample or len(images)),
-        report=progress.report,
-    )
-    progress.end()
+    count = min(len(images), arguments.sample or len(images))
+    with ProgressLines("counted") as progress:
+        found = source_statistics(
+            images,
+            sample=arguments.sample,
+            workers=reading_processes(arguments.workers, count),
+            report=progress.report,
+        )
     kind = found.kind
     depth = "16 bits or floating-point values" if kind.deep else "8 bits"
     columns = ["channel", "mean", "deviation", "lowest", "highest"]
@@ -101,8 +101,7 @@ def run_pack(arguments: argparse.Namespace) -> int:
     encoding = encoding_of(arguments)
     check_apart(arguments.source, arguments.out)
     images = open_images(arguments.source)
-    progress = ProgressLines("packed")
-    with StopSignals() as signals:
+    with StopSignals() as signals, ProgressLines("packed") as progress:
         packed = pack(
             images,
             arguments.out,
@@ -114,7 +113,6 @@ def run_pack(arguments: argparse.Namespace) -> int:
             report=progress.report,
             stop=signals.asked,
         )
-    progress.end()
     seconds = time.monotonic() - began
     figures = pack_figures(packed, seconds, stored_bytes(arguments.source, images))
     show_packed(packed, arguments.out, figures)
@@ -176,16 +174,15 @@ def run_preview(arguments: argparse.Namespace) -> int:
     images = open_images(arguments.source)
     device = pick_device(arguments.device)
     recipe = recipe_of_preview(images, arguments.recipe, arguments.settings, device)
-    progress = ProgressLines("drawn")
-    found = preview(
-        images,
-        recipe.views,
-        count=arguments.images,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        report=progress.report,
-    )
-    progress.end()
+    with ProgressLines("drawn") as progress:
+        found = preview(
+            images,
+            recipe.views,
+            count=arguments.images,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            report=progress.report,
+        )
     write_png(out, found.grid)
     for name, reason in found.skipped[:SHOWN_SKIPPED]:
         print(printable(f"passed over {name}: {reason}"), file=sys.stderr)
