@@ -380,6 +380,19 @@ def open_shards() -> int:
     return sum(os.readlink(place).endswith(".tar") for place in places if os.path.islink(place))
 
 
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K", b"0", b"S"])
+def test_a_size_that_leads_beyond_all_files_is_damage(kind: bytes, tmp_path: Path) -> None:
+    header = bytearray(tar_bytes(("a.png", b"0", b""))[:512])
+    header[124:136] = b"\x80" + (1 << 80).to_bytes(11, "big")
+    header[156:157] = kind
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.tar").write_bytes(tar_bytes(("1.png", b"0", GOOD))[:1024] + header + bytes(1024))
+    images = TarImages([tmp_path / "x.tar"])
+    assert names(images) == ["1.png"]
+    assert "cut off" in images.damaged[0][1]
+
+
 @same_draws(120)
 @given(data=st.data())
 def test_any_damage_is_an_error_of_ours(data: st.DataObject, tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ class _Headers:
 
     def read(self, place: int, size: int) -> bytes:
         """Return `size` bytes, or those up to the end of the file."""
+        if place >= self.size:  # a damaged size may lead further than the system can seek
+            return b""
         within = place - self._begin
         if not 0 <= within <= len(self._held) - size:
             is_near = 0 <= place - self._last <= NEAR
