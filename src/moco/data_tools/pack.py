@@ -24,6 +24,8 @@ CHUNK = 4
 """Packed images that wait together: few, as they may be large."""
 SHARD_BYTES = 256_000_000
 FIRST_NAMES = 5
+MOST_LETTERS = 100
+"""Of a source's name, which may be a long pattern, in that of a shard."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,10 @@ def label_bytes(label: str) -> bytes:
 
 
 def plain_name(source: Path) -> str:
-    """Return what shards of a source are called after: letters that no shell minds."""
+    """Return what shards of a source are called after: some letters that no shell minds."""
     path = source.resolve()
-    name = path.name if path.is_dir() else path.stem
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "images"
+    name = path.name if os.path.isdir(path) else path.stem
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:MOST_LETTERS] or "images"
 
 
 def check_apart(source: Path, out: Path) -> None:
