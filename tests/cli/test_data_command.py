@@ -282,6 +282,11 @@ def test_what_makes_no_sense_is_refused(
     assert not list(photos.rglob("packed"))
 
 
+def test_a_pipe_is_not_read_for_a_png(shown: Shown, photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is there and no PNG" in shown("preview", photos, "--out", tmp_path / "pipe", code=2)
+
+
 def test_preview(
     figures: Callable[..., dict[str, Any]],
     shown: Shown,

@@ -217,18 +217,23 @@ def check_is_free_or_png(path: Path) -> None:
         StorageError: Its folder is missing or not writable.
     """
     folder = path.absolute().parent
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; name a file with --out")
     try:
-        if os.path.lexists(path):
-            with open(path, "rb") as file:
-                if file.read(8) != b"\x89PNG\r\n\x1a\n":
-                    raise UsageError(f"{path} is there and no PNG; name another file with --out")
+        if os.path.lexists(path) and not _is_png(path):
+            raise UsageError(f"{path} is there and no PNG; name another file with --out")
         is_writable = folder.is_dir() and os.access(folder, os.W_OK)
-    except IsADirectoryError as error:
-        raise UsageError(f"{path} is a folder; name a file with --out") from error
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; name another --out") from error
     if not is_writable:
         raise StorageError(f"cannot write {path}; name a file in a writable folder with --out")
+
+
+def _is_png(path: Path) -> bool:
+    if not os.path.isfile(path):  # reading a pipe would wait for its other end
+        return False
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
 def write_png(path: Path, grid: Image.Image) -> None:
