@@ -4,7 +4,10 @@ Makes a few shards of real headers with holes for contents (4 KiB of disk an ima
 many names by hard links: every entry is read from a header, though most headers more than once and
 from memory. The contents are never read.
 
-    python benchmarks/index_memory.py --images 10000000 --folder /tmp/shards
+    python benchmarks/index_memory.py [--images 10000000] [--folder FOLDER]
+
+FOLDER, the system's for temporary files by default, is where the shards are made and removed again;
+its file system has to know hard links and files with holes.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def memory() -> int:
 def main() -> None:
     """Make shards, index them, and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

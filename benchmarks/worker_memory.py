@@ -23,6 +23,8 @@ from moco.data.batches import Batches
 from moco.data.sources.opening import open_images
 from moco.recipes import MOCO_V2
 
+BATCH_SIZE = 250
+
 
 def make_images(folder: Path, count: int) -> None:
     """Fill a folder with small JPEGs, a thousand in each folder below it."""
@@ -74,7 +76,7 @@ def main() -> None:
         make_images(arguments.source, arguments.make)
     images = open_images(arguments.source)
     views = replace(MOCO_V2.views, image_size=arguments.side)
-    batches = Batches(images, views, batch_size=250, seed=0, finish=False)
+    batches = Batches(images, views, batch_size=BATCH_SIZE, seed=0)
     steps = batches.steps_per_epoch
     loader = DataLoader(
         batches,
@@ -87,7 +89,7 @@ def main() -> None:
     for step, _ in enumerate(loader, start=1):
         if step % steps == 0 or step == 20:
             shown = [f"{resident:.1f} ({own:.1f})" for resident, own in map(memory, children())]
-            rate = step * 250 / (time.monotonic() - began)
+            rate = step * BATCH_SIZE / (time.monotonic() - began)
             print(
                 f"epoch {step / steps:.2f}: {', '.join(shown)} MB; {rate:.0f} images/s", flush=True
             )

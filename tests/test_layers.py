@@ -11,7 +11,7 @@ import moco
 
 LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "lars"},
-    {"specs", "dictionaries", "batch_norm", "vision_transformer", "processes"},
+    {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
     {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
@@ -34,6 +34,7 @@ WITHOUT_TORCH = [
     "specs",
     "schedules",
     "errors",
+    "bad_limit",
     "small",
     "studies/__init__",
     "studies/spec",

@@ -7,13 +7,10 @@ from dataclasses import astuple
 from typing import Any
 
 from moco.data.crops import fit
-from moco.data.images import Images, UnreadableImageError
+from moco.data.images import Images, first_usable
 from moco.data.statistics import ImageKind, channel_statistics, find_kind
-from moco.errors import DataError
 from moco.small import Choice
 from moco.specs import MOST_CHANNELS, ViewsSpec
-
-MOST_TRIES = 1000
 
 
 def fit_to_images(
@@ -60,13 +57,4 @@ def check_usable(images: Images, views: ViewsSpec) -> None:
     Raises:
         DataError: There is none among the first thousand.
     """
-    reason, tries = "", min(MOST_TRIES, len(images))
-    for image_id in range(tries):
-        try:
-            fit(images.read(image_id), views.channels, views.deep)
-        except UnreadableImageError as error:
-            reason = reason or f"{images.name(image_id)}: {error}"
-            continue
-        return
-    which = f"the first {tries} of " if tries < len(images) else ""
-    raise DataError(f"none of {which}the {len(images)} images can be used; {reason}")
+    first_usable(images, lambda pixels: fit(pixels, views.channels, views.deep))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from moco.bad_limit import check_bad_limit, most_bad
 from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import Images, StoredImages
 from moco.data.sources.opening import open_images
@@ -56,7 +57,7 @@ class Plan:
     @property
     def most_bad(self) -> int:
         """How many images may turn out unusable; a single one never ends a run."""
-        return max(1, int(self.bad_limit * len(self.images)))
+        return most_bad(self.bad_limit, len(self.images))
 
 
 def make_plan(  # noqa: PLR0913  one for each option of the command
@@ -75,7 +76,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     """Return the plan of a run; writes nothing.
 
     Args:
-        images: a folder, searched recursively, another source (docs/images.md), or an `Images`
+        images: a folder, searched recursively, another source (docs/sources.md), or an `Images`
             object.
         recipe: a recipe's name, a recipe file, a run directory, or a `Recipe`.
         settings: "field=value" changes to it.
@@ -95,16 +96,13 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     if isinstance(settings, str):
         raise UsageError(f"settings must be a list such as ['{settings}'], got text")
     picked = pick_device(device)
-    if not 0 <= seed < 1 << 63:
-        raise UsageError(f"seed must be from 0 to 2^63 - 1, got {seed}")
-    if not 0 <= bad_limit <= 1:
-        raise UsageError(f"the limit of bad images must be 0 to 1, got {bad_limit:g}")
-    if workers is None:
-        workers = default_workers(picked)
-    elif workers < 0:
+    check_seed(seed)
+    check_bad_limit(bad_limit)
+    workers = default_workers(picked) if workers is None else workers
+    if workers < 0:
         raise UsageError(f"workers must be from 0, got {workers}")
     found = find_recipe(recipe)
-    where = Path(run) if run is not None else _default_run(found.name, images)
+    where = _default_run(found.name, images) if run is None else Path(run)
     if isinstance(images, str | Path):
         readers = max(1, workers) * local_processes()
         images = open_images(images, cache_bytes=CACHE_BYTES // readers)
@@ -125,6 +123,16 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         steps_per_epoch=len(images) // settled.batch_size,
         bad_limit=bad_limit,
     )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that the random numbers do not take.
+
+    Raises:
+        UsageError: It is not from 0 to below 2^63.
+    """
+    if not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed must be from 0 to 2^63 - 1, got {seed}")
 
 
 def fingerprint(images: Images) -> str:

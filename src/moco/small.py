@@ -48,35 +48,18 @@ def small_recipe(
     on_cpu = device == "cpu"
     if batch_size is None:
         batch_size = min(64 if on_cpu else 256, _power_of_two_up_to(images // 2))
-    groups = _groups(batch_size)
     queue = max(batch_size, min(65536, _power_of_two_up_to(images // 4)))
     steps_per_epoch = images // batch_size
-    target_steps = 2500 if on_cpu else 20000
     if epochs is None:
+        target_steps = 2500 if on_cpu else 20000
         epochs = min(MOST_EPOCHS, math.ceil(target_steps / steps_per_epoch))
-    key_momentum = _key_momentum(epochs * steps_per_epoch)
-    encoder = (
-        EncoderSpec(
-            backbone="resnet18", stem="strided", width=0.5, stage_blocks=(1, 1, 1, 1), head="mlp"
-        )
-        if on_cpu
-        else EncoderSpec(backbone="resnet18", head="mlp")
-    )
-    image_size = 64 if on_cpu else 128
-    evaluation_size = image_size * 3 // 2
+    steps = epochs * steps_per_epoch
     recipe = Recipe(
         name="small",
         source="docs/small_recipe.md",
-        encoder=encoder,
+        encoder=_encoder(device),
         dictionary=DictionarySpec(size=queue, exclude_same_image=True),
-        views=ViewsSpec(
-            image_size=image_size,
-            order=("crop", "jitter", "gray", "horizontal_flip"),
-            jitter=(0.4, 0.4, 0.4, 0.1),
-            jitter_probability=0.8,
-            evaluation_resize=evaluation_size,
-            evaluation_size=evaluation_size,
-        ),
+        views=_views(image_size=64 if on_cpu else 128),
         optimizer=OptimizerSpec(
             algorithm="adamw",
             learning_rate=1e-3,
@@ -85,12 +68,12 @@ def small_recipe(
             warmup_epochs=epochs / 20,
         ),
         temperature=0.1,
-        key_momentum=key_momentum,
-        batch_norm_groups=groups,
+        key_momentum=_key_momentum(steps),
+        batch_norm_groups=_groups(batch_size),
         epochs=epochs,
         batch_size=batch_size,
     )
-    return recipe, _reasons(recipe, images, device, epochs * steps_per_epoch)
+    return recipe, _reasons(recipe, images, device, steps)
 
 
 def _check(images: int, epochs: int | None, batch_size: int | None) -> None:
@@ -107,6 +90,26 @@ def _check(images: int, epochs: int | None, batch_size: int | None) -> None:
         raise DataError(
             f"{images} images are fewer than a batch of {batch_size}; add images or lower it"
         )
+
+
+def _encoder(device: DeviceKind) -> EncoderSpec:
+    if device != "cpu":
+        return EncoderSpec(backbone="resnet18", head="mlp")
+    return EncoderSpec(
+        backbone="resnet18", stem="strided", width=0.5, stage_blocks=(1, 1, 1, 1), head="mlp"
+    )
+
+
+def _views(image_size: int) -> ViewsSpec:
+    evaluation_size = image_size * 3 // 2
+    return ViewsSpec(
+        image_size=image_size,
+        order=("crop", "jitter", "gray", "horizontal_flip"),
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_probability=0.8,
+        evaluation_resize=evaluation_size,
+        evaluation_size=evaluation_size,
+    )
 
 
 def _groups(batch_size: int) -> int:

@@ -282,6 +282,11 @@ def test_what_makes_no_sense_is_refused(
     assert not list(photos.rglob("packed"))
 
 
+def test_a_pipe_is_not_read_for_a_png(shown: Shown, photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is there and no PNG" in shown("preview", photos, "--out", tmp_path / "pipe", code=2)
+
+
 def test_preview(
     figures: Callable[..., dict[str, Any]],
     shown: Shown,
@@ -405,11 +410,10 @@ def test_pack_stops_cleanly_and_goes_on(
 def test_progress_is_a_line_now_and_then(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    progress = ProgressLines("packed")
-    for done in range(0, 2001, 50):
-        progress.report(done, 2000)
-        now += 1
-    progress.end()
+    with ProgressLines("packed") as progress:
+        for done in range(0, 2001, 50):
+            progress.report(done, 2000)
+            now += 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "packed 500/2,000  50 images/s  30 s left"
     assert len(lines) == 4
@@ -424,11 +428,10 @@ def test_progress_moves_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     now, terminal = 0.0, Terminal()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = ProgressLines("read")
-    for done in range(4):
-        progress.report(10**done, 1000)
-        now += 0.15
-    progress.end()
+    with ProgressLines("read") as progress:
+        for done in range(4):
+            progress.report(10**done, 1000)
+            now += 0.15
     first, *lines = terminal.getvalue().split("\r")
     assert first == ""
     assert [line.split()[1] for line in lines] == ["10/1,000", "100/1,000", "1,000/1,000"]
@@ -439,10 +442,10 @@ def test_progress_moves_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_progress_goes_on_when_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = ProgressLines("read")
-    terminal.close()
-    progress.shown_at -= 60
-    progress.report(1, 2)
-    monkeypatch.setattr(sys, "stderr", None)
-    ProgressLines("read").end()
-    progress.end()
+    with ProgressLines("read") as progress:
+        terminal.close()
+        progress.shown_at -= 60
+        progress.report(1, 2)
+        monkeypatch.setattr(sys, "stderr", None)
+        with ProgressLines("read"):
+            pass

@@ -59,6 +59,10 @@ def die(images: Images, image_id: int) -> int:
     return 0
 
 
+def fail(images: Images, image_id: int) -> int:
+    raise RuntimeError("a bug")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("total", "chunk"), [(1, 16), (5, 16), (100, 16), (101, 3)])
 def test_every_image_comes_once_and_in_order(total: int, chunk: int, workers: int) -> None:
@@ -81,6 +85,12 @@ def test_every_image_comes_once_and_in_order(total: int, chunk: int, workers: in
 def test_a_lost_process_is_said_in_a_line() -> None:
     with pytest.raises(DataError, match=r"was lost .*; use fewer --workers"):
         list(each_image(Numbers(8), range(8), die, workers=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_in_a_process_is_not_called_a_lost_process(workers: int) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(each_image(Numbers(8), range(8), fail, workers=workers))
 
 
 def test_few_images_are_read_by_this_process() -> None:

@@ -474,6 +474,7 @@ def test_labels_survive(label: str, content: bytes) -> None:
         ("猫", "images"),
         (".hidden", "hidden"),
         ("/", "images"),
+        ("x" * 300 + ".tar", "x" * 100),
     ],
 )
 def test_shards_have_plain_names(path: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,12 @@ def own_files(folder: Path) -> Files:
     names = find_images(folder)
     places = np.arange(min(len(names), MOST_TRIED))
     tried = Order(np.array([len(names)]), seed=0).images_at(0, places)
-    chosen = [names[place] for place in tried]
-    readable = [name for name in chosen if _is_readable(folder, name)][:COUNT]
+    chosen = (names[place] for place in tried)
+    readable = list(islice((name for name in chosen if _is_readable(folder, name)), COUNT))
     if not readable:
-        raise DataError(f"none of {len(chosen)} images in {folder} can be read")
+        raise DataError(
+            f"none of {len(tried)} images in {folder} can be read; name another --images"
+        )
     return _files(folder, sorted(readable))
 
 

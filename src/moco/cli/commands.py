@@ -88,7 +88,7 @@ The same command goes on where a stopped run was.""",
         metavar="IMAGES",
         type=given_path,
         help="a folder, a list or CSV file, .zip, .tar shards, Parquet, .npy, CIFAR or IDX files; "
-        "see docs/images.md",
+        "see docs/sources.md",
     )
     add_recipe(command)
     command.add_argument(
@@ -121,18 +121,19 @@ def _add_evaluate(commands: Subparsers) -> None:
         kinds,
         "knn",
         "moco.cli.evaluate_knn",
-        "weighted nearest-neighbour classification on class folders",
+        "weighted nearest-neighbour classification on labelled images",
         """
 
 Prints top1 with its 95 % interval, balanced accuracy and, with two classes, the
-ROC AUC of the second class folder by name.""",
+ROC AUC of the second class by name. Labelled images are class folders, or any source
+with labels (docs/sources.md).""",
     )
     knn.add_argument("run", metavar="RUN", type=given_path, help="a run or checkpoint directory")
     knn.add_argument(
-        "--train", required=True, type=given_path, metavar="DIR", help="class folders that vote"
+        "--train", required=True, type=given_path, metavar="SRC", help="labelled images that vote"
     )
     knn.add_argument(
-        "--test", required=True, type=given_path, metavar="DIR", help="class folders voted on"
+        "--test", required=True, type=given_path, metavar="SRC2", help="those that are voted on"
     )
     knn.add_argument("--neighbours", type=int, default=200, metavar="K", help="default: 200")
     knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: 0.07")

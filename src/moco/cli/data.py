@@ -25,6 +25,7 @@ from moco.data_tools.stats import SourceStatistics, recipe_lines, source_statist
 from moco.data_tools.words import counted
 from moco.device import pick_device
 from moco.errors import StorageError, UsageError
+from moco.plan import check_seed
 
 SHOWN_CHANNELS = 32
 SHOWN_SKIPPED = 5
@@ -47,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
 def run_stats(arguments: argparse.Namespace) -> int:
     """Print each channel's figures and the lines for a recipe file."""
     images = open_images(arguments.source)
-    progress = ProgressLines("counted")
-    found = source_statistics(
-        images,
-        sample=arguments.sample,
-        workers=reading_processes(arguments.workers, arguments.sample or len(images)),
-        report=progress.report,
-    )
-    progress.end()
+    count = min(len(images), arguments.sample or len(images))
+    with ProgressLines("counted") as progress:
+        found = source_statistics(
+            images,
+            sample=arguments.sample,
+            workers=reading_processes(arguments.workers, count),
+            report=progress.report,
+        )
     kind = found.kind
     depth = "16 bits or floating-point values" if kind.deep else "8 bits"
     columns = ["channel", "mean", "deviation", "lowest", "highest"]
@@ -100,8 +101,7 @@ def run_pack(arguments: argparse.Namespace) -> int:
     encoding = encoding_of(arguments)
     check_apart(arguments.source, arguments.out)
     images = open_images(arguments.source)
-    progress = ProgressLines("packed")
-    with StopSignals() as signals:
+    with StopSignals() as signals, ProgressLines("packed") as progress:
         packed = pack(
             images,
             arguments.out,
@@ -113,7 +113,6 @@ def run_pack(arguments: argparse.Namespace) -> int:
             report=progress.report,
             stop=signals.asked,
         )
-    progress.end()
     seconds = time.monotonic() - began
     figures = pack_figures(packed, seconds, stored_bytes(arguments.source, images))
     show_packed(packed, arguments.out, figures)
@@ -171,21 +170,19 @@ def run_preview(arguments: argparse.Namespace) -> int:
     """Write the picture."""
     out = arguments.out or Path(f"preview-{plain_name(arguments.source)}.png")
     check_is_free_or_png(out)
-    if not 0 <= arguments.seed < 1 << 63:
-        raise UsageError(f"seed must be from 0 to 2^63 - 1, got {arguments.seed}")
+    check_seed(arguments.seed)
     images = open_images(arguments.source)
     device = pick_device(arguments.device)
     recipe = recipe_of_preview(images, arguments.recipe, arguments.settings, device)
-    progress = ProgressLines("drawn")
-    found = preview(
-        images,
-        recipe.views,
-        count=arguments.images,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        report=progress.report,
-    )
-    progress.end()
+    with ProgressLines("drawn") as progress:
+        found = preview(
+            images,
+            recipe.views,
+            count=arguments.images,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            report=progress.report,
+        )
     write_png(out, found.grid)
     for name, reason in found.skipped[:SHOWN_SKIPPED]:
         print(printable(f"passed over {name}: {reason}"), file=sys.stderr)
@@ -220,18 +217,23 @@ def check_is_free_or_png(path: Path) -> None:
         StorageError: Its folder is missing or not writable.
     """
     folder = path.absolute().parent
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; name a file with --out")
     try:
-        if os.path.lexists(path):
-            with open(path, "rb") as file:
-                if file.read(8) != b"\x89PNG\r\n\x1a\n":
-                    raise UsageError(f"{path} is there and no PNG; name another file with --out")
+        if os.path.lexists(path) and not _is_png(path):
+            raise UsageError(f"{path} is there and no PNG; name another file with --out")
         is_writable = folder.is_dir() and os.access(folder, os.W_OK)
-    except IsADirectoryError as error:
-        raise UsageError(f"{path} is a folder; name a file with --out") from error
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; name another --out") from error
     if not is_writable:
         raise StorageError(f"cannot write {path}; name a file in a writable folder with --out")
+
+
+def _is_png(path: Path) -> bool:
+    if not os.path.isfile(path):  # reading a pipe would wait for its other end
+        return False
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
 def write_png(path: Path, grid: Image.Image) -> None:

@@ -28,9 +28,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Print what was found; end in an error where training would."""
     images = open_images(arguments.source)
     tested = None if arguments.test is None else open_images(arguments.test)
+    classes = class_counts(images)  # labels may be unusable: better known before the long work
     found = inspected(images, arguments, "checked")
     duplicates = find_duplicates(found)
-    classes = class_counts(images)
     test = leaks = None
     if tested is not None:
         test = inspected(tested, arguments, "checked test images")
@@ -48,17 +48,15 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def inspected(images: Images, arguments: argparse.Namespace, what: str) -> Inspection:
     """Return what a source holds, with progress."""
-    progress = ProgressLines(what)
     count = min(len(images), arguments.sample or len(images))
-    found = inspect(
-        images,
-        sample=arguments.sample,
-        workers=reading_processes(arguments.workers, count),
-        bad_limit=arguments.bad_limit,
-        report=progress.report,
-    )
-    progress.end()
-    return found
+    with ProgressLines(what) as progress:
+        return inspect(
+            images,
+            sample=arguments.sample,
+            workers=reading_processes(arguments.workers, count),
+            bad_limit=arguments.bad_limit,
+            report=progress.report,
+        )
 
 
 def refusal(found: Inspection) -> str:
@@ -115,8 +113,11 @@ def class_rows(classes: Mapping[str, int]) -> list[list[str]]:
 
 def show_problems(found: Inspection) -> None:
     """Print why images cannot be used, and the names of the first."""
-    for part, reason in left_out(found.images)[:SHOWN]:
+    parts = left_out(found.images)
+    for part, reason in parts[:SHOWN]:
         say(printable(f"left out of the source: {part}: {reason}"))
+    if len(parts) > SHOWN:
+        say(f"left out of the source: {len(parts) - SHOWN:,} more")
     for what, problems in (("unreadable", found.unreadable), ("of another kind", found.unfit)):
         for reason, problem in by_count(problems):
             say(printable(f"{what}, {counted(problem.count)}: {reason}: {named(problem)}"))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from moco.cli.parser import Parser, given_path
 from moco.cli.shared_options import add_bad_limit
 
-SOURCES = "a folder, list, archive, table or array of images; see docs/images.md"
+SOURCES = "a folder, list, archive, table or array of images; see docs/sources.md"
 
 
 class DataCommand(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
+from typing import Self
 
 from moco.cli.terminal import LOG_EVERY_SECONDS, duration
 
@@ -12,7 +13,7 @@ REDRAWN_EVERY_SECONDS = 0.1
 
 
 class ProgressLines:
-    """Says how many images are done, on standard error.
+    """Says how many images are done, on standard error; leaves the line behind when it ends.
 
     Args:
         what: is done to images, such as "packed".
@@ -39,8 +40,10 @@ class ProgressLines:
         self._write(f"\r{line:{self.width}}" if self.moves else f"{line}\n")
         self.width = len(line)
 
-    def end(self) -> None:
-        """Leave the moving line behind."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self.width and self.moves:
             self._write("\n")
 

@@ -32,14 +32,14 @@ def add_monitor(command: Parser) -> None:
     command.add_argument(
         "--monitor-train",
         type=given_path,
-        metavar="DIR",
-        help="class folders that vote in a kNN test",
+        metavar="SRC",
+        help="class folders, or another source with labels, that vote in a kNN test",
     )
     command.add_argument(
         "--monitor-test",
         type=given_path,
-        metavar="DIR",
-        help="class folders tested after each epoch",
+        metavar="SRC2",
+        help="labelled images of the same classes, tested after each epoch",
     )
 
 

@@ -5,13 +5,16 @@ Letters: N images, H rows, W columns, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.errors import DataError
+
+MOST_TRIES = 1000
+"""Images that are looked at before all are held to be unusable."""
 
 Pixels = NDArray[Any]
 """[H, W, C] as stored: uint8, uint16 or float32, one channel for grey, upright, in C order."""
@@ -83,17 +86,22 @@ class SubsetImages:
         return self.images.read(int(self.image_ids[image_id]))
 
 
-def first_readable(images: Images, *, tries: int = 1000) -> Pixels:
-    """Return the first good image.
+def first_usable(images: Images, use: Callable[[Pixels], Pixels] | None = None) -> Pixels:
+    """Return the first image that can be read, as `use` makes it ready if that is given.
+
+    Args:
+        use: raises UnreadableImageError for an image that does not serve.
 
     Raises:
-        DataError: There is none among the first `tries`.
+        DataError: There is none among the first thousand.
     """
-    reason = ""
-    for image_id in range(min(tries, len(images))):
+    reason, tries = "", min(MOST_TRIES, len(images))
+    for image_id in range(tries):
         try:
-            return images.read(image_id)
+            pixels = images.read(image_id)
+            return pixels if use is None else use(pixels)
         except UnreadableImageError as error:
             reason = reason or f"{images.name(image_id)}: {error}"
     which = f"the first {tries} of " if tries < len(images) else ""
-    raise DataError(f"none of {which}the {len(images)} images can be read; {reason}")
+    done = "read" if use is None else "used"
+    raise DataError(f"none of {which}the {len(images)} images can be {done}; {reason}")

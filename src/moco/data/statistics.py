@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from moco.data.channel_sums import ChannelSums, Figures, channel_sums
 from moco.data.crops import fit
-from moco.data.images import Images, Pixels, UnreadableImageError, first_readable
+from moco.data.images import Images, Pixels, UnreadableImageError, first_usable
 from moco.errors import DataError
 
 KIND_SAMPLE = 32
@@ -67,7 +67,7 @@ def find_kind(images: Images) -> ImageKind:
     """
     kinds = Counter(_kind(pixels) for pixels in readable(images, spread(len(images), KIND_SAMPLE)))
     if not kinds:
-        return _kind(first_readable(images))
+        return _kind(first_usable(images))
     return kinds.most_common(1)[0][0]
 
 
@@ -77,18 +77,11 @@ def _kind(pixels: Pixels) -> ImageKind:
 
 
 def channel_statistics(
-    images: Images,
-    kind: ImageKind,
-    *,
-    sample: int = STATISTICS_SAMPLE,
-    report: Callable[[int, int], None] | None = None,
+    images: Images, kind: ImageKind, *, sample: int = STATISTICS_SAMPLE
 ) -> ChannelStatistics:
     """Return each channel's mean and deviation over a sample of the images.
 
     The deviation is that of all pixels together, as ImageNet's; 1 for a channel that never varies.
-
-    Args:
-        report: called with (images done, images in all).
 
     Raises:
         DataError: None of the sample is of this kind and readable.
@@ -96,20 +89,20 @@ def channel_statistics(
     total: ChannelSums | None = None
     counted = 0
     image_ids = spread(len(images), sample)
-    for done, image_id in enumerate(image_ids, start=1):
+    for image_id in image_ids:
         try:
             pixels = fit(images.read(image_id), kind.channels, kind.deep)
         except UnreadableImageError:
             continue
-        finally:
-            if report is not None:
-                report(done, len(image_ids))
         rows, columns = (-(-side // MOST_SIDE) for side in pixels.shape[:2])
         sums = channel_sums(pixels[::rows, ::columns])
         total = sums if total is None else total.merged(sums)
         counted += 1
     if total is None:
-        raise DataError(f"none of {len(image_ids)} images has {kind.channels} channels")
+        raise DataError(
+            f"none of {len(image_ids)} images serves as one of {kind.channels} channels; set "
+            "views.channels to what `moco data check` finds"
+        )
     std = np.where(total.std > 0, total.std, 1.0)
     return ChannelStatistics(counted, _figures(total.mean, kind), _figures(std, kind))
 

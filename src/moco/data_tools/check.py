@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moco.bad_limit import check_bad_limit, most_bad
 from moco.data.crops import fit
 from moco.data.images import Images, Pixels, StoredImages, UnreadableImageError
 from moco.data.statistics import ImageKind, find_kind, spread
 from moco.data_tools.reading import Report, each_image
-from moco.errors import DataError, UsageError
+from moco.errors import DataError
 from moco.specs import BAD_LIMIT
 
 DIGEST_BYTES = 16
@@ -90,8 +91,8 @@ class Inspection:
 
     @property
     def most_unusable(self) -> int:
-        """How many may be so before training stops: what `Plan.most_bad` says."""
-        return max(1, int(self.bad_limit * len(self.image_ids)))
+        """How many may be so before training stops."""
+        return most_bad(self.bad_limit, len(self.image_ids))
 
     @property
     def is_usable(self) -> bool:
@@ -132,7 +133,7 @@ def inspect(
     Raises:
         UsageError: There is no such share.
     """
-    check_share(bad_limit)
+    check_bad_limit(bad_limit)
     total = len(images)
     image_ids = range(total) if sample is None else spread(total, sample)
     kind = _kind_of(images)
@@ -150,16 +151,6 @@ def inspect(
     for place, (image_id, fact) in enumerate(zip(image_ids, facts, strict=True)):
         _note(found, place, image_id, fact)
     return found
-
-
-def check_share(bad_limit: float) -> None:
-    """Refuse a limit of unusable images that is no share.
-
-    Raises:
-        UsageError: It is not from 0 to 1.
-    """
-    if not 0 <= bad_limit <= 1:
-        raise UsageError(f"the limit of bad images must be 0 to 1, got {bad_limit:g}")
 
 
 def _kind_of(images: Images) -> ImageKind | None:

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from moco.bad_limit import check_bad_limit, most_bad
 from moco.data.images import StoredImages
 from moco.data.sources.folder import FolderImages
-from moco.data_tools.check import check_share
 from moco.data_tools.encoding import Encoded, Encoding, Unusable, encode_image
 from moco.data_tools.reading import Report, each_image
 from moco.data_tools.shards import Index, ShardWriter, read_index
@@ -24,6 +24,8 @@ CHUNK = 4
 """Packed images that wait together: few, as they may be large."""
 SHARD_BYTES = 256_000_000
 FIRST_NAMES = 5
+MOST_LETTERS = 100
+"""Of a source's name, which may be a long pattern, in that of a shard."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def pack(  # noqa: PLR0913  as many things can be asked for
         StorageError: The folder cannot be written, or the disk is full; whole shards stay.
         InterruptedRunError: It was asked to stop; whole shards stay.
     """
-    check_share(bad_limit)
+    check_bad_limit(bad_limit)
     labels = images.labels()
     index = _index_for(
         images, out, name, {**encoding.settings(), "shard_bytes": shard_bytes}, labels
@@ -137,12 +139,12 @@ def _add_images(
 ) -> None:
     total, first = len(images), writer.index.next_image
     digits = max(6, len(str(total - 1)))
-    most_bad, bad = max(1, int(bad_limit * total)), len(writer.index.skipped)
+    most, bad = most_bad(bad_limit, total), len(writer.index.skipped)
     for image_id, image in enumerate(found, start=first):
         if isinstance(image, Unusable):
             bad += 1
             writer.skip(image_id, images.name(image_id), image.reason)
-            if bad > most_bad:
+            if bad > most:
                 raise _too_many(writer, total, bad, bad_limit)
         else:
             key = f"{image_id:0{digits}}"
@@ -186,10 +188,10 @@ def label_bytes(label: str) -> bytes:
 
 
 def plain_name(source: Path) -> str:
-    """Return what shards of a source are called after: letters that no shell minds."""
+    """Return what shards of a source are called after: some letters that no shell minds."""
     path = source.resolve()
-    name = path.name if path.is_dir() else path.stem
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "images"
+    name = path.name if os.path.isdir(path) else path.stem
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[:MOST_LETTERS] or "images"
 
 
 def check_apart(source: Path, out: Path) -> None:

@@ -90,7 +90,7 @@ def _until_lost(chunks: Iterator[list[Found]]) -> Iterator[list[Found]]:
         except StopIteration:
             return
         except RuntimeError as error:
-            if "DataLoader" not in str(error):
+            if not str(error).startswith("DataLoader "):  # raised in a process: a bug
                 raise
             raise DataError(
                 f"a process that reads images was lost ({str(error).splitlines()[0]}); use fewer "

@@ -157,7 +157,9 @@ def _keep_whole(out: Path, index: Index) -> None:
 
 
 class ShardWriter:
-    """Puts images into shards of at most `shard_bytes`, one after another; any of them can be last.
+    """Puts images into shards, one after another; any of them can be last.
+
+    Members of a shard take at most `shard_bytes`, unless one image alone takes more.
 
     Where a shard ends depends on its own images alone, so that a second run goes on as the first
     would have.
@@ -213,7 +215,8 @@ class ShardWriter:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
-            self._aside(self._name()).unlink(missing_ok=True)
+            with suppress(OSError):  # or it would hide why the shard is abandoned
+                self._aside(self._name()).unlink(missing_ok=True)
 
     def _name(self) -> str:
         return f"{self.index.name}-{len(self.index.shards):06}.tar"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from moco.data.images import first_readable
+from moco.data.images import first_usable
 from moco.encoders import Encoder
 from moco.errors import UsageError
 from moco.evaluate.features import extract_features
@@ -42,8 +42,8 @@ def knn_monitor(
     if train is None or test is None:
         raise UsageError("--monitor-train and --monitor-test go together; give both")
     train_images, test_images = matching_images(train, test)
-    first_readable(train_images)
-    first_readable(test_images)
+    first_usable(train_images)
+    first_usable(test_images)
     classes = len(train_images.classes)
 
     def monitor(encoder: Encoder) -> Mapping[str, float]:

@@ -124,6 +124,14 @@ def test_a_list_of_images_in_an_empty_folder_is_offered(pictures: Path, tmp_path
         open_images(tmp_path)
 
 
+def test_a_pattern_may_be_longer_than_a_name_can_be(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"1.png": png()})
+    pattern = f"{{{','.join(['a'] * 200)}}}.tar"
+    assert len(open_images(tmp_path / pattern)) == 1
+    with pytest.raises(DataError, match=r"cannot be found \(File name too long\); name a folder"):
+        open_images(tmp_path / ("a" * 300))
+
+
 def test_suffixes_count_in_either_case(pictures: Path, tmp_path: Path) -> None:
     write_tar(tmp_path / "X.TAR", {"A.PNG": png()})
     assert len(open_images(tmp_path / "X.TAR")) == 1

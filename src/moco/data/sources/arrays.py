@@ -187,7 +187,7 @@ def _labels(path: Path, name: str | None, count: int) -> list[str] | None:
     if not is_label or stored.size > MOST_LABEL_BYTES:
         raise DataError(
             f"{path} array {name} holds {header.dtype} {list(header.shape)}; labels are one "
-            f"integer or text for each of the {count} images"
+            f"integer or text for each of the {count} images: call anything else otherwise"
         )
     _check_size(f"{path} array {name}", header, stored.size)
     values = read_array(path, name).ravel()

@@ -73,9 +73,9 @@ class CifarImages(RecordImages):
     def labels(self) -> list[str] | None:
         """Return the class of each image, by name where the file of names lies beside."""
         codes = np.concatenate([self._codes(record, record.images) for record in self.records])
-        return class_names(codes, self._names())
+        return class_names(codes, self._class_names())
 
-    def _names(self) -> list[str]:
+    def _class_names(self) -> list[str]:
         file = self.records[0].path.with_name(self.kind.class_file)
         if not file.is_file():
             return []
@@ -91,7 +91,7 @@ def kind_of(file: Path) -> CifarKind:
     if not fitting:
         raise DataError(
             f"{file} has {size} bytes, no multiple of {CIFAR_10.stride} (CIFAR-10) or "
-            f"{CIFAR_100.stride} (CIFAR-100): it is cut off, or no binary CIFAR file"
+            f"{CIFAR_100.stride} (CIFAR-100): it is cut off, or no binary CIFAR file; copy it again"
         )
     return fitting[-1] if file.name in FILES_100 else fitting[0]
 

@@ -23,7 +23,7 @@ from moco.data.sources.records import (
 from moco.data.sources.zip_members import is_bomb
 from moco.errors import DataError
 
-NAME = re.compile(r"(?P<part>.*?)-?images(?P<mark>[-.])idx[34]-ubyte(?P<packed>\.gz)?")
+NAME = re.compile(r".*images(?P<mark>[-.])idx[34]-ubyte(\.gz)?")
 MOST_UNPACKED = 8 << 30
 READ_ERRORS = (OSError, EOFError, zlib.error)
 
@@ -42,7 +42,9 @@ def open_idx(path: Path, *, cache_bytes: int = 0) -> Source:
     size, expected = path.stat().st_size, begin + math.prod(shape)
     if not is_packed:
         if size != expected:
-            raise DataError(f"{path} has {size} bytes, expected {expected} for {list(shape)}")
+            raise DataError(
+                f"{path} has {size} bytes, expected {expected} for {list(shape)}; copy it again"
+            )
         record = RecordFile(path, shape[0], begin, stride=layout.nbytes)
         return _PlainIdx(path, [record], layout, cache_bytes=cache_bytes)
     if expected > MOST_UNPACKED or is_bomb(size, expected):
@@ -99,14 +101,16 @@ def _read_shape(path: Path, axes: tuple[int, ...]) -> tuple[tuple[int, ...], int
     try:
         with _open(path) as file:
             magic = file.read(4)
-            sides = file.read(4 * magic[3]) if len(magic) == 4 and magic[3] in axes else b""
+            sides = file.read(4 * magic[3]) if len(magic) == 4 else b""
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-    if magic[:3] != b"\0\0\x08" or len(sides) != 4 * magic[3]:
+    if len(magic) < 4 or magic[:3] != b"\0\0\x08" or magic[3] not in axes:
         kinds = " or ".join(f"0x0000080{number}" for number in axes)
         raise DataError(
             f"{path} begins with 0x{magic.hex()}, expected {kinds} as IDX files of bytes"
         )
+    if len(sides) != 4 * magic[3]:
+        raise DataError(f"{path} ends within its header; it was cut off: copy it again")
     return tuple(np.frombuffer(sides, ">u4").tolist()), 4 + len(sides)
 
 
@@ -121,5 +125,7 @@ def _read_values(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be unpacked: {one_line(error)}") from error
     if len(values) != count:
         more = "more" if len(values) > count else len(values)
-        raise DataError(f"{path} has {more} values, expected {count} for {list(shape)}")
+        raise DataError(
+            f"{path} has {more} values, expected {count} for {list(shape)}; copy it again"
+        )
     return values.reshape(shape)

@@ -62,17 +62,27 @@ def open_images(path: str | Path, *, cache_bytes: int = 0) -> StoredImages:
         DataError: Nothing is there, it is of no such kind, or it holds no image.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # false for a pattern that is too long for a name, too
         return _open_folder(path, cache_bytes)
-    if path.is_file():
+    if os.path.isfile(path):
         return _open_file(path, cache_bytes)
-    if path.exists():
+    if os.path.exists(path):
         raise DataError(f"{path} is neither a file nor a folder; name {KINDS}")
     if SCHEME.match(str(path)):
         raise DataError(f"{path} is not on this machine; only local paths are read: copy it first")
     if is_pattern(str(path)):
         return _open_pattern(path, cache_bytes)
-    raise DataError(f"image folder {path} does not exist; name {KINDS}")
+    raise DataError(f"image folder {path} {_why_not_found(path)}; name {KINDS}")
+
+
+def _why_not_found(path: Path) -> str:
+    try:
+        path.stat()
+    except (FileNotFoundError, ValueError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be found ({error.strerror})"
+    return "was not there before"
 
 
 def _open_file(path: Path, cache_bytes: int) -> Source:
@@ -175,8 +185,8 @@ def files_of(pattern: str) -> list[Path]:
         missing += [file for file in found or [name] if not os.path.isfile(file)]
     if missing:
         raise DataError(
-            f"{len(missing)} of the files that pattern {pattern} names do not exist, such as "
-            f"{missing[0]}"
+            f"{len(missing)} of the files that pattern {pattern} names do not exist, or are "
+            f"folders, such as {missing[0]}"
         )
     return [Path(file) for file in sorted(files)]
 

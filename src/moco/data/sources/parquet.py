@@ -72,7 +72,7 @@ class ParquetImages(Source):
             if found[0] in columns:
                 rows += self._add_file(file, prefix.rstrip("/"), found[1])
             else:
-                self.damaged.append((prefix.rstrip("/"), f"its images are in {found[0]}"))
+                self._leave_out(prefix.rstrip("/"), f"its images are in {found[0]}")
         if not rows:
             raise DataError(f"no image in {self.path}; {': '.join(self.damaged[0])}")
         self._starts = np.cumsum([0, *rows])
@@ -83,19 +83,19 @@ class ParquetImages(Source):
     def _open(self, file: Path, name: str) -> tuple[str, list[int]] | None:
         """Return a file's column of images and the rows of its groups; None notes why not."""
         try:
-            table = open_parquet_file(file)
-            column = image_column(table.schema_arrow)
-            metadata = table.metadata
+            with open_parquet_file(file) as table:
+                column = image_column(table.schema_arrow)
+                metadata = table.metadata
             counts = [
                 metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)
             ]
             if any(not 0 <= count <= MOST_ROWS for count in counts):
                 raise ValueError("its numbers of rows are damaged")
         except parquet_errors() as error:
-            self.damaged.append((name, one_line(error)))
+            self._leave_out(name, one_line(error))
             return None
         if not sum(counts):
-            self.damaged.append((name, "it has no rows"))
+            self._leave_out(name, "it has no rows")
             return None
         return column, counts
 
@@ -140,7 +140,8 @@ class ParquetImages(Source):
         labels: list[str] = []
         for file in self.files:
             try:
-                found = _labels_of(open_parquet_file(file))
+                with open_parquet_file(file) as table:
+                    found = _labels_of(table)
             except parquet_errors() as error:
                 raise DataError(f"labels in {file} cannot be read: {one_line(error)}") from error
             if found is None:

@@ -118,7 +118,7 @@ class RecordImages(Source):
 class UnpackedImages(Source):
     """Images that are unpacked into memory as a whole, once in each process that reads them."""
 
-    def __init__(self, path: Path, layout: Layout, count: int, *, cache_bytes: int = 0) -> None:
+    def __init__(self, path: Path, layout: Layout, count: int) -> None:
         super().__init__()  # what would be cached is in memory already
         self.path, self.layout, self.count = path, layout, count
         self._stack: NDArray[Any] | None = None
@@ -127,10 +127,11 @@ class UnpackedImages(Source):
     def _unpack(self) -> NDArray[Any]:
         """Return all images [N, ...]; raises DataError."""
 
-    def unpack(self) -> None:
-        """Unpack the images now, for this process and those forked from it."""
+    def unpack(self) -> NDArray[Any]:
+        """Return all images [N, ...], unpacked once for this process and those forked from it."""
         if self._stack is None:
             self._stack = self._unpack()
+        return self._stack
 
     def __len__(self) -> int:
         return self.count
@@ -139,10 +140,7 @@ class UnpackedImages(Source):
         return f"{self.path.name} row {image_id}"
 
     def _read(self, image_id: int) -> Pixels:
-        self.unpack()
-        if self._stack is None:
-            raise DataError(f"{self.path} could not be unpacked")
-        return pixels_of_array(self._stack[image_id], channels_first=self.layout.channels_first)
+        return pixels_of_array(self.unpack()[image_id], channels_first=self.layout.channels_first)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_stack": None}

@@ -12,7 +12,7 @@ from PIL import Image
 from moco.data.decoding import pixels_of
 from moco.data.images import Pixels, UnreadableImageError
 from moco.data.sources.array_pixels import pixels_of_array
-from moco.data.sources.base import Source, class_names
+from moco.data.sources.base import Source, class_names, one_line
 from moco.errors import DataError
 
 IMAGE_KEYS = ("image", "img")
@@ -62,7 +62,7 @@ class SequenceImages(Source):
         try:
             item = self.items[image_id]
         except Exception as error:
-            raise UnreadableImageError(str(error) or type(error).__name__) from error
+            raise UnreadableImageError(one_line(error)) from error
         return pixels_of_item(item)
 
     def labels(self) -> list[str] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -219,10 +220,13 @@ class _Headers:
         self._file, self._held, self._begin, self._last = file, b"", 0, 0
         self.size = os.fstat(file.fileno()).st_size
         if hasattr(os, "posix_fadvise"):  # or the system reads the contents along
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            with suppress(OSError):  # only advice
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, place: int, size: int) -> bytes:
         """Return `size` bytes, or those up to the end of the file."""
+        if place >= self.size:  # a damaged size may lead further than the system can seek
+            return b""
         within = place - self._begin
         if not 0 <= within <= len(self._held) - size:
             is_near = 0 <= place - self._last <= NEAR

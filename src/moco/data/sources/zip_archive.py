@@ -48,16 +48,20 @@ class ZipImages(Source):
             raise DataError(
                 f"{self.path} is not a usable zip archive: {one_line(error)}"
             ) from error
-        found = [info for info in directory if is_archived_image(info.filename)]
         used = []
-        for info in found:
+        for info in directory:
+            if not is_archived_image(info.filename):
+                continue
             fault = fault_of_name(info.filename)
             if fault is None:
                 used.append(info)
             else:
                 self._leave_out(info.filename, fault)
         if not used:
-            raise DataError(f"no image in {self.path}; it should hold files such as 1.jpg")
+            faults = (
+                ": ".join(self.damaged[0]) if self.damaged else "it holds no files such as 1.jpg"
+            )
+            raise DataError(f"no image in {self.path}; {faults}")
         used.sort(key=lambda info: info.filename)
         self._names = PackedNames(info.filename for info in used)
         self._entries = np.zeros(len(used), _ENTRY)
