@@ -24,6 +24,7 @@ from moco.recipes import MOCO_V2
 from moco.run_lock import LOCK_NAME, RunLock
 
 pretraining = importlib.import_module("moco.pretraining")
+run_lock = importlib.import_module("moco.run_lock")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PATIENCE = 60
 
@@ -149,6 +150,26 @@ def test_removing_the_lock_file_never_lets_two_in(tmp_path: Path) -> None:
         process.join(PATIENCE)
         assert process.exitcode == 0
     assert failures.empty(), failures.get()
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = run_lock._lock, 0
+
+    def lock_late(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:  # between opening and locking, its last holder left
+            os.remove(tmp_path / LOCK_NAME)
+        plain(descriptor)
+
+    monkeypatch.setattr(run_lock, "_lock", lock_late)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert calls == 2
+    assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
+    lock.release()
 
 
 def test_a_directory_that_cannot_be_written_has_no_lock(tmp_path: Path) -> None:
