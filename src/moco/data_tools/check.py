@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from moco.bad_limit import check_bad_limit, most_bad
 from moco.data.crops import fit
-from moco.data.images import Images, Pixels, StoredImages, UnreadableImageError
-from moco.data.statistics import ImageKind, find_kind, spread
+from moco.data.images import Images, Pixels, StoredImages, UnreadableImageError, spread
+from moco.data.statistics import ImageKind, find_kind
 from moco.data_tools.reading import Report, each_image
 from moco.errors import DataError
 from moco.specs import BAD_LIMIT

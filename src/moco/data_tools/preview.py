@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from moco.data.images import Images, UnreadableImageError
-from moco.data.statistics import spread
+from moco.data.images import Images, UnreadableImageError, spread
 from moco.data.view_samples import sample_views
 from moco.data.views import picture, view_picture
 from moco.data_tools.reading import Report
