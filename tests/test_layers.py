@@ -10,12 +10,12 @@ import pytest
 import moco
 
 LAYERS = [
-    {"errors", "schedules", "distributed", "info_nce", "lars"},
+    {"errors", "schedules", "distributed", "info_nce", "lars", "run_records"},
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
-    {"recipe", "data"},
+    {"recipe", "data", "nonfinite", "run_lock"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
     {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
-    {"build", "found_recipe"},
+    {"build", "found_recipe", "continuation", "saving"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data", "data_tools", "benchmark"},

@@ -1,0 +1,41 @@
+"""Records of a run: files of one JSON object a line, of which a kill may cut the last."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add a line for each row; raises OSError."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def replace_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows in the place of all that are there, whole or not at all; raises OSError."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def taken_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl but those of steps that were left out."""
+    return [row for row in rows if row["loss"] is not None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a .jsonl file, none without one; a line that a kill cut is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
