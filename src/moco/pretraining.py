@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -14,8 +14,10 @@ from moco.batch_norm import average_statistics
 from moco.build import build_contrast, build_optimizer
 from moco.checkpoint import Checkpoint
 from moco.contrast import Contrast
-from moco.data.batches import Batch, Batches, load_batches, to_device
+from moco.data.batch_loading import load_batches
+from moco.data.batches import Batch, Batches, to_device
 from moco.data.images import Images
+from moco.data.workers import LOADER_TIMEOUT_SECONDS, ImageNotes
 from moco.device import shared_cpu
 from moco.distributed import rank, world_size
 from moco.errors import InterruptedRunError, MocoError, StorageError
@@ -26,7 +28,6 @@ from moco.processes import (
     averaging_gradients,
     check_same,
     largest,
-    naming_lost_processes,
     together,
 )
 from moco.progress import Report, SilentReport
@@ -34,6 +35,7 @@ from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
 from moco.specs import BAD_LIMIT
+from moco.watchdog import Watch, watched
 
 READ_EVERY_STEPS = 20
 """Figures stay on the device and are read together, so that a step does not wait for them."""
@@ -53,6 +55,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     workers: int | None = None,
     precision: str = "auto",
     bad_limit: float = BAD_LIMIT,
+    timeout: float = LOADER_TIMEOUT_SECONDS,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -74,6 +77,8 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         workers: loading processes; None picks by device.
         precision: auto, float32 or bfloat16: what networks compute in.
         bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
+        timeout: seconds that a loading process, or another process of the run, may let it wait
+            before it is given up.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -95,6 +100,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             workers=workers,
             precision=precision,
             bad_limit=bad_limit,
+            timeout=timeout,
         )
     )
     monitor = together(
@@ -143,8 +149,8 @@ def train(
                 directory.forget_mended(plan.images)
                 report.note(f"going on from step {checkpoint.step} of {plan.steps}")
             report.planned(plan, contrast)
-            with shared_cpu(plan.device, plan.workers), naming_lost_processes():
-                run_steps(session, stop)
+            with shared_cpu(plan.device, plan.workers), watch_over(plan, plan.run) as watch:
+                run_steps(session, stop, watch)
     finally:
         directory.leave()
     return plan.run
@@ -182,6 +188,7 @@ def telling_how_it_ended(session: Session) -> Iterator[None]:
         stopped = isinstance(error, InterruptedRunError | KeyboardInterrupt)
         code = error.exit_code if isinstance(error, MocoError) else 130 if stopped else 1
         state: State = "interrupted" if stopped else "failed"
+        session.directory.writes |= getattr(error, "reports", False)  # the first process is lost
         with suppress(MocoError):
             if not isinstance(error, KeyboardInterrupt):  # a second one waits for nothing
                 session.saver.wait()
@@ -207,7 +214,14 @@ def build_plan(plan: Plan) -> Contrast:
     return contrast
 
 
-def load_plan(plan: Plan, *, start: int, stop: int) -> Iterator[Batch]:
+def watch_over(plan: Plan, run: Path | None = None) -> AbstractContextManager[Watch]:
+    """Name what hangs or is lost while the plan's steps are taken; stacks go to `run`."""
+    return watched(plan.images, workers=plan.workers, timeout=plan.timeout, run=run)
+
+
+def load_plan(
+    plan: Plan, *, start: int, stop: int, notes: ImageNotes | None = None
+) -> Iterator[Batch]:
     """Yield this process's share of the batches of steps `start` to `stop` - 1."""
     batches = Batches(
         plan.images,
@@ -225,17 +239,20 @@ def load_plan(plan: Plan, *, start: int, stop: int) -> Iterator[Batch]:
         stop=stop,
         workers=plan.workers,
         pin_memory=plan.device.type == "cuda",
+        timeout=plan.timeout,
+        notes=notes,
     )
 
 
-def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
+def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) -> None:
     """Take every step that is left: Algorithm 1, line for line."""
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
     match_views = averaging_gradients(contrast)
     before = KeptBuffers(contrast, beside=contrast.dictionary)
     session.status("running")
-    for batch in load_plan(plan, start=session.step, stop=plan.steps):
+    for batch in load_plan(plan, start=session.step, stop=plan.steps, notes=watch.notes):
+        watch.note(batch.step)
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
         set_learning_rate(optimizer, learning_rate)
         contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
@@ -309,8 +326,10 @@ def time_steps(plan: Plan) -> tuple[Contrast, float]:
     match_views = averaging_gradients(contrast)
     optimizer = build_optimizer(recipe.optimizer, contrast)
     steps, began = 0, time.monotonic()
-    with shared_cpu(plan.device, plan.workers):
-        for batch in load_plan(plan, start=0, stop=min(TIMED_STEPS, plan.steps)):
+    stop = min(TIMED_STEPS, plan.steps)
+    with shared_cpu(plan.device, plan.workers), watch_over(plan) as watch:
+        for batch in load_plan(plan, start=0, stop=stop, notes=watch.notes):
+            watch.note(batch.step)
             view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
             loss, keys, _ = match_views(view_a, view_b, image_ids, batch.step)
             optimizer.zero_grad()

@@ -20,7 +20,7 @@ from moco.encoders import Encoder
 from moco.errors import DataError, DivergedError
 from moco.nonfinite import MOST_IN_A_ROW, LeftOut
 from moco.plan import Plan
-from moco.processes import gather_lists, largest, together
+from moco.processes import gather_lists, largest, together, unhurried
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 from moco.saving import Saver
@@ -232,6 +232,7 @@ class Session:
         self.status("running")
         self.report.stepped(rows[-1], self.plan)
 
+    @unhurried()
     def watch(self, monitor: Monitor) -> None:
         """Score the encoder as it is; training goes on if the monitor's images cannot be used.
 

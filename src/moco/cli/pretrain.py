@@ -28,7 +28,7 @@ from moco.session import Monitor
 
 def run(arguments: argparse.Namespace) -> int:
     """Pre-train, or show what would be done; in each of the processes that torchrun launched."""
-    with launched_processes():
+    with launched_processes(arguments.timeout):
         figures = run_in_process(arguments)
         if rank() == 0:
             write_json(arguments.json, figures)
@@ -74,6 +74,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         workers=command_workers(arguments.workers, arguments.device),
         precision=arguments.precision,
         bad_limit=arguments.bad_limit,
+        timeout=arguments.timeout,
     )
     monitor = knn_monitor(
         arguments.monitor_train,
