@@ -47,6 +47,7 @@ class ImageNotes:
         self._pids = RawArray("q", max(1, workers))
         self._images = RawArray("q", [-1] * max(1, workers))
         self._since = RawArray("d", max(1, workers))
+        self._at_the_end: dict[int, tuple[int, float]] | None = None
 
     def begin(self, worker: int) -> None:
         """Make this process loading process number `worker`."""
@@ -64,9 +65,18 @@ class ImageNotes:
             self._images[worker.id], self._since[worker.id] = image_id, time.monotonic()
 
     def at(self) -> dict[int, tuple[int, float]]:
-        """Return for each process, by pid, the image it is at and for how many seconds."""
+        """Return for each process, by pid, the image it is at and for how many seconds.
+
+        Of processes that were ended, what they were at then.
+        """
+        if self._at_the_end is not None:
+            return self._at_the_end
         now, rows = time.monotonic(), zip(self._pids, self._images, self._since, strict=True)
         return {pid: (image, now - since) for pid, image, since in rows if pid}
+
+    def keep(self) -> None:
+        """Let `at` return from now on what it returns now: the processes are about to be ended."""
+        self._at_the_end = self.at()
 
 
 def named_loss(error: Exception, notes: ImageNotes, images: Images) -> DataError | None:
@@ -85,11 +95,13 @@ def named_loss(error: Exception, notes: ImageNotes, images: Images) -> DataError
         return None
     seconds = float(re.findall(r"[\d.]+", text)[0])
     slow = [pid for pid, (image, since) in notes.at().items() if image >= 0 and since > seconds / 2]
-    where = _places(slow, notes, images) or f"one of {', '.join(map(str, notes.at()))}"
-    end_hung_processes(list(notes.at()))
+    all_of_them = list(notes.at())
+    where = _places(slow, notes, images) or f"one of {', '.join(map(str, all_of_them))}"
+    who = f"loading process {where} hangs" if all_of_them else "no loading process came up"
+    end_hung_processes(notes)
     stacks = f"its stacks are in {notes.stacks}; " if notes.stacks and STACK_SIGNAL else ""
     return DataError(
-        f"no batch came for {seconds:g} s: loading process {where} hangs; {stacks}mend that file "
+        f"no batch came for {seconds:g} s: {who}; {stacks}mend that file "
         "or its storage, or raise --timeout; the same command goes on from the last checkpoint"
     )
 
@@ -105,13 +117,14 @@ def _places(pids: Sequence[int], notes: ImageNotes, images: Images) -> str:
     return " and ".join(places)
 
 
-def end_hung_processes(pids: Sequence[int]) -> None:
+def end_hung_processes(notes: ImageNotes) -> None:
     """Let loading processes of this run write their stacks, then kill them.
 
     One whose code hangs inside a library would answer no other signal, and the run would wait for
     it when it ends.
     """
-    own = [child for child in multiprocessing.active_children() if child.pid in pids]
+    notes.keep()
+    own = [child for child in multiprocessing.active_children() if child.pid in notes.at()]
     if STACK_SIGNAL is not None:
         for child in own:
             os.kill(child.pid or 0, STACK_SIGNAL)
