@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -65,6 +65,8 @@ def launched_processes(timeout: float = 0.0) -> Iterator[None]:
     limit = timedelta(seconds=timeout) + MORE_PREPARING
     try:
         store, own, count = next(rendezvous("env://", timeout=MEETING))
+        # torchrun keeps the store when it starts all again, with the addresses of those that ended
+        store = PrefixStore(f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=limit)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
