@@ -56,35 +56,33 @@ def signal_itself(number: int, after: float, seconds: float) -> threading.Thread
 
 
 def stop_often(photos: Path, folder: Path, tiny: list[str]) -> list[dict[str, Any]]:
-    """Return for each trial the step after which this process stopped, and what was said."""
-    draw, found = random.Random(rank()), []
-    for trial in range(STOPS):
-        plan = plan_of(photos, folder / f"run-{trial}", tiny, epochs=500)
-        number = SIGNALS[trial % len(SIGNALS)]
-        dist.barrier()
-        session_steps: list[int] = []
+    """Return for each trial the steps that this process saved, its exit code and its seconds."""
+    draw = random.Random(rank())
+    with pytest.MonkeyPatch.context() as patch:
+        saved: list[int] = []
+        save = Session.save
 
-        def note(session: Session, *_: Any, steps: list[int] = session_steps) -> None:
-            steps.append(session.step)
+        def noted(session: Session) -> None:
+            saved.append(session.step)
+            save(session)
 
-        with StopSignals() as signals, pytest.MonkeyPatch.context() as patch:
-            save = Session.save
-            patch.setattr(Session, "is_save_due", lambda session: False)
-            patch.setattr(Session, "save", lambda session: (note(session), save(session))[1])
-            # launchers signal one rank after the other
-            sender = signal_itself(number, 0.005, 0.3 + draw.uniform(0, 0.3))
+        patch.setattr(Session, "is_save_due", lambda _: False)
+        patch.setattr(Session, "save", noted)
+        found = []
+        for trial in range(STOPS):
+            plan = plan_of(photos, folder / f"run-{trial}", tiny, epochs=500)
+            saved.clear()
+            dist.barrier()
             began = time.monotonic()
-            with pytest.raises(InterruptedRunError) as caught:
-                pretraining.train(plan, stop=signals.asked)
-            seconds = time.monotonic() - began
-            sender.join()
-        found.append(
-            {
-                "steps": session_steps,
-                "code": caught.value.exit_code,
-                "seconds": seconds,
-            }
-        )
+            with StopSignals() as signals:
+                # launchers signal one rank after the other
+                number, seconds = SIGNALS[trial % len(SIGNALS)], 0.3 + draw.uniform(0, 0.3)
+                sender = signal_itself(number, 0.005, seconds)
+                with pytest.raises(InterruptedRunError) as caught:
+                    pretraining.train(plan, stop=signals.asked)
+                spent = time.monotonic() - began
+                sender.join()
+            found.append({"steps": [*saved], "code": caught.value.exit_code, "seconds": spent})
     return found
 
 

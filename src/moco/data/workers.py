@@ -169,4 +169,4 @@ def _end_with_the_run() -> None:
     with suppress(OSError, AttributeError):  # a libc without prctl
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
     if parent is not None and parent.pid != os.getppid() and not parent.is_alive():
-        os._exit(1)  # it ended before it was asked
+        os.kill(os.getpid(), signal.SIGKILL)  # it ended before it was asked
