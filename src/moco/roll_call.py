@@ -35,6 +35,8 @@ class RollCall:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self.store, self.own, self.count = PrefixStore(f"moco/{restart}/{name}", store), own, count
         self.step: int | None = None
+        self.seen: int | None = None
+        """The last step that all processes ended together."""
         self.since = time.monotonic()
         self._left = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
@@ -42,7 +44,7 @@ class RollCall:
 
     def note(self, step: int) -> None:
         """Say that this process begins step `step`."""
-        self.step, self.since = step, time.monotonic()
+        self.seen, self.step, self.since = self.step, step, time.monotonic()
 
     def leave_quietly(self) -> None:
         """Say no more, as all is done."""
@@ -121,7 +123,8 @@ def who_is_lost(call: RollCall) -> tuple[dict[int, dict[str, Any]], list[str]]:
     phrases = []
     for place in gone or silent:
         beat = after.get(place, {})
-        step = beat.get("step")
+        steps = [step for step in (beat.get("step"), call.seen) if step is not None]
+        step = max(steps, default=None)
         where = "before its first step" if step is None else f"at step {step}"
         seconds = own_seconds if place in gone else beat["seconds"]
         state = "is gone or stuck, last seen" if place in gone else "hangs"
