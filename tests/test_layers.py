@@ -10,17 +10,18 @@ import pytest
 import moco
 
 LAYERS = [
-    {"errors", "schedules", "distributed", "info_nce", "lars", "run_records"},
+    {"errors", "schedules", "distributed", "info_nce", "lars", "run_records", "roll_call"},
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data", "nonfinite", "run_lock", "health"},
-    {"recipes", "recipe_files", "small", "contrast", "encoders"},
+    {"recipes", "recipe_files", "small", "contrast", "encoders", "watchdog"},
     {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
     {"build", "found_recipe", "continuation", "saving"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data", "data_tools", "benchmark"},
-    {"session"},
+    {"session", "plan_batches"},
     {"pretraining", "demo"},
+    {"time_trial"},
     {"studies"},
     {"report"},
     {"cli"},

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from moco.cli.main import main
 from moco.distributed import mean_over_processes, rank
 from moco.errors import (
     DataError,
@@ -22,9 +24,11 @@ from moco.processes import (
     gather_lists,
     largest,
     launched_processes,
+    limited_to,
     local_processes,
     naming_lost_processes,
     together,
+    unhurried,
 )
 
 FAILURES = [
@@ -95,6 +99,37 @@ def test_processes_agree_on_what_happens(run_processes: Callable[..., list[Any]]
         assert result["lists"] == [("file", 1), ("file", 2), ("file", 2)]
         assert result["mean"].tolist() == [1.0, 2.0]
         assert result["local"] == 1  # torchrun's own variable says how many; nobody set it here
+
+
+def limits() -> list[float]:
+    """Return the group's own limit in seconds before, in and after blocks with others."""
+    backend = torch.distributed.distributed_c10d._get_default_group()._get_backend(
+        torch.device("cpu")
+    )
+    found = [backend.options._timeout.total_seconds()]
+    with limited_to(7):
+        found.append(backend.options._timeout.total_seconds())
+        with unhurried():
+            found.append(backend.options._timeout.total_seconds())
+        found.append(backend.options._timeout.total_seconds())
+    return [*found, backend.options._timeout.total_seconds()]
+
+
+def test_a_step_has_a_limit_of_its_own_and_a_monitor_an_hour_more(
+    run_processes: Callable[..., list[Any]],
+) -> None:
+    for before, step, monitor, step_again, after in run_processes(2, limits):
+        assert before == after == 50  # of the tests' own group
+        assert step == step_again == 7
+        assert monitor == 3607
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e7"])
+def test_a_limit_that_no_clock_takes_is_refused(
+    seconds: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", str(photos), "--timeout", seconds]) == 2
+    assert "timeout must be 1 to 1000000 seconds" in capsys.readouterr().err
 
 
 def test_alone_nothing_is_asked() -> None:

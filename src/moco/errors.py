@@ -43,16 +43,24 @@ class CheckpointError(MocoError, ValueError):
 
 
 class LostProcessError(MocoError, RuntimeError):
-    """The other processes of a run cannot be reached (exit code 7)."""
+    """The other processes of a run cannot be reached (exit code 7).
+
+    Attributes:
+        reports: this process is the first of those that are left, and speaks for the run.
+    """
 
     exit_code = 7
+
+    def __init__(self, message: str, *, reports: bool = False) -> None:
+        super().__init__(message)
+        self.reports = reports
 
 
 class FailedElsewhereError(LostProcessError):
     """Another process failed and says why, so this one need not; with its exit code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, exit_code: int, *, reports: bool = False) -> None:
+        super().__init__(message, reports=reports)
         self.exit_code = exit_code
 
 

@@ -13,6 +13,7 @@ from moco.bad_limit import check_bad_limit, most_bad
 from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import Images, StoredImages
 from moco.data.sources.opening import open_images
+from moco.data.workers import LOADER_TIMEOUT_SECONDS
 from moco.device import default_workers, pick_device, pick_precision
 from moco.errors import DataError, UsageError
 from moco.fitted_recipe import fitted_recipe
@@ -26,6 +27,9 @@ from moco.specs import BAD_LIMIT
 
 CACHE_BYTES = 1 << 30
 """Decoded images are kept in memory up to this size, over all loading processes of a machine."""
+
+MOST_SECONDS = 1_000_000
+"""Eleven days; clocks of the system end somewhere above."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Plan:
     steps_per_epoch: int
     bad_limit: float = BAD_LIMIT
     """Share of the images that may turn out unusable before the run ends."""
+    timeout: float = LOADER_TIMEOUT_SECONDS
+    """Seconds that a loading process, or another process, may let the run wait."""
 
     @property
     def steps(self) -> int:
@@ -72,6 +78,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     workers: int | None = None,
     precision: str = "auto",
     bad_limit: float = BAD_LIMIT,
+    timeout: float = LOADER_TIMEOUT_SECONDS,
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -87,6 +94,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         workers: loading processes; None picks by device.
         precision: auto, float32 or bfloat16: what networks compute in.
         bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
+        timeout: seconds that a loading process, or another process, may let the run wait.
 
     Raises:
         UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
@@ -98,6 +106,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     picked = pick_device(device)
     check_seed(seed)
     check_bad_limit(bad_limit)
+    _check_timeout(timeout)
     workers = default_workers(picked) if workers is None else workers
     if workers < 0:
         raise UsageError(f"workers must be from 0, got {workers}")
@@ -122,6 +131,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         workers=workers,
         steps_per_epoch=len(images) // settled.batch_size,
         bad_limit=bad_limit,
+        timeout=timeout,
     )
 
 
@@ -133,6 +143,11 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 1 << 63:
         raise UsageError(f"seed must be from 0 to 2^63 - 1, got {seed}")
+
+
+def _check_timeout(timeout: float) -> None:
+    if not 1 <= timeout <= MOST_SECONDS:
+        raise UsageError(f"timeout must be 1 to {MOST_SECONDS} seconds, got {timeout:g}")
 
 
 def fingerprint(images: Images) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,19 +13,19 @@ from moco.batch_norm import average_statistics
 from moco.build import build_contrast, build_optimizer
 from moco.checkpoint import Checkpoint
 from moco.contrast import Contrast
-from moco.data.batches import Batch, Batches, load_batches, to_device
+from moco.data.batches import Batch, to_device
 from moco.data.images import Images
+from moco.data.workers import LOADER_TIMEOUT_SECONDS
 from moco.device import shared_cpu
-from moco.distributed import rank, world_size
+from moco.distributed import rank
 from moco.errors import InterruptedRunError, MocoError, StorageError
 from moco.evaluate.monitor import knn_monitor
 from moco.nonfinite import KeptBuffers, is_finite_everywhere
 from moco.plan import Plan, make_plan
+from moco.plan_batches import load_plan, watch_over
 from moco.processes import (
     averaging_gradients,
     check_same,
-    largest,
-    naming_lost_processes,
     together,
 )
 from moco.progress import Report, SilentReport
@@ -34,11 +33,10 @@ from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
 from moco.specs import BAD_LIMIT
+from moco.watchdog import Watch
 
 READ_EVERY_STEPS = 20
 """Figures stay on the device and are read together, so that a step does not wait for them."""
-TIMED_STEPS, TIMED_SECONDS = 40, 8.0
-"""A forecast is made from so many steps, or so long."""
 
 
 def pretrain(  # noqa: PLR0913  one for each option of the command
@@ -53,6 +51,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     workers: int | None = None,
     precision: str = "auto",
     bad_limit: float = BAD_LIMIT,
+    timeout: float = LOADER_TIMEOUT_SECONDS,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -74,6 +73,8 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         workers: loading processes; None picks by device.
         precision: auto, float32 or bfloat16: what networks compute in.
         bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
+        timeout: seconds that a loading process, or another process of the run, may let it wait
+            before it is given up.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -95,6 +96,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             workers=workers,
             precision=precision,
             bad_limit=bad_limit,
+            timeout=timeout,
         )
     )
     monitor = together(
@@ -143,8 +145,8 @@ def train(
                 directory.forget_mended(plan.images)
                 report.note(f"going on from step {checkpoint.step} of {plan.steps}")
             report.planned(plan, contrast)
-            with shared_cpu(plan.device, plan.workers), naming_lost_processes():
-                run_steps(session, stop)
+            with shared_cpu(plan.device, plan.workers), watch_over(plan, plan.run) as watch:
+                run_steps(session, stop, watch)
     finally:
         directory.leave()
     return plan.run
@@ -182,6 +184,7 @@ def telling_how_it_ended(session: Session) -> Iterator[None]:
         stopped = isinstance(error, InterruptedRunError | KeyboardInterrupt)
         code = error.exit_code if isinstance(error, MocoError) else 130 if stopped else 1
         state: State = "interrupted" if stopped else "failed"
+        session.directory.writes |= getattr(error, "reports", False)  # the first process is lost
         with suppress(MocoError):
             if not isinstance(error, KeyboardInterrupt):  # a second one waits for nothing
                 session.saver.wait()
@@ -207,35 +210,15 @@ def build_plan(plan: Plan) -> Contrast:
     return contrast
 
 
-def load_plan(plan: Plan, *, start: int, stop: int) -> Iterator[Batch]:
-    """Yield this process's share of the batches of steps `start` to `stop` - 1."""
-    batches = Batches(
-        plan.images,
-        plan.recipe.views,
-        batch_size=plan.recipe.batch_size,
-        seed=plan.seed,
-        process=rank(),
-        processes=world_size(),
-        window=plan.recipe.shard_window,
-        finish=plan.device.type == "cpu",
-    )
-    return load_batches(
-        batches,
-        start=start,
-        stop=stop,
-        workers=plan.workers,
-        pin_memory=plan.device.type == "cuda",
-    )
-
-
-def run_steps(session: Session, stop: Callable[[], int | None]) -> None:
+def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) -> None:
     """Take every step that is left: Algorithm 1, line for line."""
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
     match_views = averaging_gradients(contrast)
     before = KeptBuffers(contrast, beside=contrast.dictionary)
     session.status("running")
-    for batch in load_plan(plan, start=session.step, stop=plan.steps):
+    for batch in load_plan(plan, start=session.step, stop=plan.steps, notes=watch.notes):
+        watch.note(batch.step)
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
         set_learning_rate(optimizer, learning_rate)
         contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
@@ -301,27 +284,3 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     """Give every weight this learning rate for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-
-
-def time_steps(plan: Plan) -> tuple[Contrast, float]:
-    """Take some steps that are thrown away; return the contrast and images per second."""
-    contrast, recipe = together(lambda: build_plan(plan)).train(), plan.recipe
-    match_views = averaging_gradients(contrast)
-    optimizer = build_optimizer(recipe.optimizer, contrast)
-    steps, began = 0, time.monotonic()
-    with shared_cpu(plan.device, plan.workers):
-        for batch in load_plan(plan, start=0, stop=min(TIMED_STEPS, plan.steps)):
-            view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
-            loss, keys, _ = match_views(view_a, view_b, image_ids, batch.step)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            contrast.advance(keys, image_ids, recipe.key_momentum)
-            loss.item()  # waits for the device
-            if batch.step == 0 and plan.steps > 1:
-                began = time.monotonic()  # the first one also pays for setting up
-                continue
-            steps += 1
-            if any(largest([int(time.monotonic() - began > TIMED_SECONDS)])):
-                break
-    return contrast, steps * recipe.batch_size / (time.monotonic() - began)

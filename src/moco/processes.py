@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,14 +27,19 @@ from moco.errors import FailedElsewhereError, LostProcessError, MocoError, Usage
 Result = TypeVar("Result")
 MEETING = timedelta(minutes=5)
 """How long the first to come wait for the others."""
-PATIENCE = timedelta(minutes=30)
-"""How long they wait afterwards: the first may have a monitor or a checkpoint to do."""
+MORE_AT_LEISURE = timedelta(hours=1)
+"""How much longer than for a step they wait while the first alone has a monitor's work to do."""
+MORE_PREPARING = timedelta(hours=2)
+"""How much longer before the first step: sources are listed, checkpoints read, code compiled."""
 SIGNS_OF_LOSS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
 @contextmanager
-def launched_processes() -> Iterator[None]:
+def launched_processes(timeout: float = 0.0) -> Iterator[None]:
     """Meet the processes that torchrun launched, as long as the block lasts; alone, do nothing.
+
+    Args:
+        timeout: how many seconds they will wait for each other while they train.
 
     Raises:
         UsageError: The environment names other processes, and not all that is needed to meet them.
@@ -56,9 +62,12 @@ def launched_processes() -> Iterator[None]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(_count("LOCAL_RANK", 0) % torch.cuda.device_count())
+    limit = timedelta(seconds=timeout) + MORE_PREPARING
     try:
         store, own, count = next(rendezvous("env://", timeout=MEETING))
-        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=PATIENCE)
+        # torchrun keeps the store when it starts all again, with the addresses of those that ended
+        store = PrefixStore(f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=limit)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0]
@@ -167,6 +176,49 @@ def averaging_gradients(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def limited_to(seconds: float) -> Iterator[None]:
+    """Give another process up that lets this one wait for so long, as long as the block lasts.
+
+    torch's own limits are half an hour or ten minutes, by backend; none is relied on.
+    """
+    if world_size() == 1:
+        yield
+        return
+    before = _limit()
+    _set_limit(timedelta(seconds=seconds))
+    try:
+        yield
+    finally:
+        _set_limit(before)
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Wait longer for each other while the block lasts: only the first process has work in it."""
+    if world_size() == 1:
+        yield
+        return
+    with limited_to((_limit() + MORE_AT_LEISURE).total_seconds()):
+        yield
+
+
+def _limit() -> timedelta:
+    group = dist.distributed_c10d._get_default_group()
+    limit: timedelta = group._get_backend(torch.device(_meeting_device())).options._timeout
+    return limit
+
+
+def _set_limit(limit: timedelta) -> None:
+    set_timeout = getattr(dist, "set_timeout", None)  # torch before 2.14 has it under another name
+    (set_timeout or dist.distributed_c10d._set_pg_timeout)(limit)
+
+
+def meeting_store() -> Store | None:
+    """Return the store at which the processes met, None for a process that is alone."""
+    return None if world_size() == 1 else dist.distributed_c10d._get_default_store()
+
+
+@contextmanager
 def naming_lost_processes() -> Iterator[None]:
     """Say that another process is gone, where torch says that a connection is.
 
@@ -176,13 +228,17 @@ def naming_lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world_size() == 1 or isinstance(error, MocoError):
-            raise
-        if not (
-            isinstance(error, dist.DistError) or any(sign in str(error) for sign in SIGNS_OF_LOSS)
-        ):
+        if world_size() == 1 or not is_sign_of_loss(error):
             raise
         raise LostProcessError(
             "another process ended or hangs; mend what it says, then the same command goes on from "
             "the last checkpoint"
         ) from error
+
+
+def is_sign_of_loss(error: RuntimeError) -> bool:
+    """Say whether this is how torch says that another process does not answer."""
+    if isinstance(error, MocoError):
+        return False
+    is_torchs = isinstance(error, dist.DistError)
+    return is_torchs or any(sign in str(error) for sign in SIGNS_OF_LOSS)

@@ -5,6 +5,7 @@ runs/NAME/  recipe.yaml    the resolved recipe
             status.json    state, exit code, step, reason
             skipped.jsonl  images that could not be used, with reasons
             skipped_steps.jsonl  steps left out for numbers that were not finite
+            stacks_rank0.txt  where a process was that hung or lost another; only then
             checkpoints/  latest
 """
 
@@ -127,7 +128,9 @@ class RunDirectory:
             if (self.path / "recipe.yaml").exists():
                 return read_recipe(self.path / "recipe.yaml")
             is_empty = all(
-                name in (*RUN_FILES, LOCK_NAME) or name.endswith(".tmp")
+                name in (*RUN_FILES, LOCK_NAME)
+                or name.endswith(".tmp")
+                or name.startswith("stacks_rank")
                 for name in os.listdir(self.path)
             )
         except CheckpointError:
@@ -248,6 +251,7 @@ class RunDirectory:
 
     def _put_old_run_aside(self) -> None:
         old = [self.path / name for name in RUN_FILES if (self.path / name).exists()]
+        old += self.path.glob("stacks_rank*.txt")
         if not any((self.path / "checkpoints").glob("step_*")):
             return  # nothing was kept that a new start could lose
         number = 1

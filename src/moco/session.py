@@ -21,7 +21,7 @@ from moco.errors import DataError, DivergedError
 from moco.health import HealthWatch
 from moco.nonfinite import MOST_IN_A_ROW, LeftOut
 from moco.plan import Plan
-from moco.processes import gather_lists, largest, together
+from moco.processes import gather_lists, largest, together, unhurried
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 from moco.saving import Saver
@@ -98,6 +98,7 @@ class Session:
             model = self.contrast.state_dict()
             self.saver.begin(Checkpoint(self.step, model, train_state, self.identity))
 
+    @unhurried()
     def finish_saving(self) -> None:
         """Return once the checkpoint is on the disk.
 
@@ -239,6 +240,7 @@ class Session:
         for line in self.health.look(rows, self.contrast.dictionary, stored):
             self.report.note(line)
 
+    @unhurried()
     def watch(self, monitor: Monitor) -> None:
         """Score the encoder as it is; training goes on if the monitor's images cannot be used.
 

@@ -114,7 +114,7 @@ def test_a_process_that_dies_ends_the_run_and_its_checkpoints_serve_one_process(
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
     (line,) = said_by_moco(errors)
-    assert "another process ended" in line
+    assert "process 1 is gone or stuck, last seen" in line
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["code"]) == ("failed", 7)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from moco.data.batches import Batch, Batches, Skipped, finished, load_batches, to_device
+from moco.data.batch_loading import load_batches
+from moco.data.batches import Batch, Batches, Skipped, finished, to_device
 from moco.data.images import Images, Pixels, UnreadableImageError
 from moco.data.sources.folder import FolderImages
 from moco.data.sources.opening import open_images

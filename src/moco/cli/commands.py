@@ -104,6 +104,14 @@ The same command goes on where a stopped run was.""",
     add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     add_loading(command)
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long a loading process, or another process of the run, may let it wait before "
+        "it is given up, by name (default: 300)",
+    )
     add_resume(command)
     add_monitor(command)
     command.add_argument(

@@ -63,8 +63,8 @@ def _is_told(error: BaseException) -> bool:
     match error:
         case FailedElsewhereError():
             return True
-        case LostProcessError():  # the first may be the one that is gone
-            return _place("RANK") > 1
+        case LostProcessError():  # one speaks for all; before they met, the first two may
+            return not error.reports and _place("RANK") > 1
         case DivergedError() | InterruptedRunError() | KeyboardInterrupt():
             return _place("RANK") > 0
         case _:

@@ -19,16 +19,17 @@ from moco.device import default_workers, pick_device
 from moco.distributed import rank
 from moco.evaluate.monitor import knn_monitor
 from moco.plan import Plan, make_plan
-from moco.pretraining import time_steps, train
+from moco.pretraining import train
 from moco.processes import launched_processes, together
 from moco.recipe_files import recipe_yaml
 from moco.run_records import read_lines
 from moco.session import Monitor
+from moco.time_trial import time_steps
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Pre-train, or show what would be done; in each of the processes that torchrun launched."""
-    with launched_processes():
+    with launched_processes(arguments.timeout):
         figures = run_in_process(arguments)
         if rank() == 0:
             write_json(arguments.json, figures)
@@ -74,6 +75,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         workers=command_workers(arguments.workers, arguments.device),
         precision=arguments.precision,
         bad_limit=arguments.bad_limit,
+        timeout=arguments.timeout,
     )
     monitor = knn_monitor(
         arguments.monitor_train,

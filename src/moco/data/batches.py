@@ -9,16 +9,13 @@ where the network runs, on the whole batch, or in the loading processes too wher
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from moco.data.changes import Changes, draw_changes
 from moco.data.crops import CROP_DRAWS, crop_box, cut_into, fit
@@ -26,10 +23,9 @@ from moco.data.device_views import apply_changes
 from moco.data.draws import uniform_draws
 from moco.data.images import FetchableImages, Images, Pixels, StoredImages, UnreadableImageError
 from moco.data.order import Ids, Order
-from moco.errors import DataError
+from moco.data.workers import ImageNotes
+from moco.errors import DataError, MocoError
 from moco.specs import ViewsSpec
-
-LOADER_TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,7 @@ class Batches(Dataset[Batch]):
         self.first = process * self.share
         self.steps_per_epoch = len(images) // batch_size
         self.order = Order(shard_sizes(images), seed=seed, window=window)
+        self.notes: ImageNotes | None = None
         self._fetched: set[int] = set()
 
     def __getitem__(self, step: int) -> Batch:
@@ -104,6 +101,7 @@ class Batches(Dataset[Batch]):
                 own = [of_view[row] for of_view in draws]
                 into = [crop[row] for crop in crops]
                 image_ids[row] = self._cut(epoch, image_id, own, into, skipped)
+        self._note(-1)
         changes = (
             draw_changes(self.views, self.seed, epoch, image_ids, 0),
             draw_changes(self.views, self.seed, epoch, image_ids, 1),
@@ -157,14 +155,27 @@ class Batches(Dataset[Batch]):
         total = len(self.images)
         for candidate in range(image_id, image_id + total):
             candidate %= total
+            self._note(candidate)
             try:
                 pixels = self.images.read(candidate)
                 return candidate, fit(pixels, self.views.channels, self.views.deep)
             except UnreadableImageError as error:
                 skipped.append(Skipped(candidate, self.images.name(candidate), str(error)))
+            except MocoError:
+                raise
+            except Exception as error:  # whatever a source's own code raises
+                raise DataError(
+                    f"image {self.images.name(candidate)} cannot be loaded: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         raise DataError(
             f"none of the {total} images can be read; {skipped[0].name}: {skipped[0].reason}"
         )
+
+    def _note(self, image_id: int) -> None:
+        """Say which image this process turns to."""
+        if self.notes is not None:
+            self.notes.note(image_id)
 
 
 def shard_sizes(images: Images) -> NDArray[np.int64]:
@@ -196,37 +207,3 @@ def to_device(
     )
     batch = finished(batch, views)
     return batch.view_a, batch.view_b, image_ids
-
-
-def load_batches(
-    batches: Batches, *, start: int, stop: int, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    """Yield the batches of steps `start` to `stop` - 1, made by `workers` processes, 0 for none."""
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        timeout=LOADER_TIMEOUT_SECONDS if workers else 0,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # or the loader would draw from the run's random state
-        worker_init_fn=leave_signals_to_the_run,
-    )
-    return iter(loader)
-
-
-def leave_signals_to_the_run(_worker: int) -> None:
-    """Let a loading process outlive a signal to its whole group: the run answers it, and saves.
-
-    A second TERM ends it all the same, as torch sends one to a process that hangs.
-    """
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        number = getattr(signal, name, None)  # Windows has one of them
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_at_the_next)
-
-
-def _end_at_the_next(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)

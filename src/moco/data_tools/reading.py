@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from moco.data.batches import LOADER_TIMEOUT_SECONDS, leave_signals_to_the_run
 from moco.data.images import Images
+from moco.data.workers import LOADER_TIMEOUT_SECONDS, leave_signals_to_the_run
 from moco.device import cpu_count, forks
 from moco.errors import DataError
 

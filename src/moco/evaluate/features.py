@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from moco.data.batches import LOADER_TIMEOUT_SECONDS, leave_signals_to_the_run
 from moco.data.crops import evaluation_view
 from moco.data.images import Images, UnreadableImageError
 from moco.data.views import normalize
+from moco.data.workers import LOADER_TIMEOUT_SECONDS, leave_signals_to_the_run
 from moco.errors import DataError
 from moco.specs import ViewsSpec
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moco.errors import UsageError
-from moco.pretraining import time_steps
 from moco.studies.cells import score_untrained
 from moco.studies.grid import Grid, cells_left
 from moco.studies.spec import Setting
+from moco.time_trial import time_steps
 
 
 @dataclass(frozen=True)

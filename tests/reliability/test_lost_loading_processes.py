@@ -1,0 +1,103 @@
+"""R15, loading processes: one that is killed, hangs or raises is named, with the file it was at."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ranks import (
+    assert_bitwise_equal,
+    break_image,
+    descendants,
+    is_running,
+    left_after,
+    shared_memory_of,
+    started,
+    status_of,
+    wait_for,
+)
+
+TIMEOUT = 3
+WITHIN = TIMEOUT + 5
+IMAGE, FILE = 10, "even/20.png"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def words(photos: Path, tiny_settings: list[str]) -> list[str]:
+    settings = [word for setting in tiny_settings for word in ("--set", setting)]
+    options = ["--recipe", "moco-v2", "--epochs", "6", "--device", "cpu", "--precision", "float32"]
+    where = ["--workers", "1", "--timeout", str(TIMEOUT)]
+    return ["pretrain", str(photos), *options, *settings, *where]
+
+
+@pytest.fixture(scope="module")
+def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    with started([*words, "--run", str(folder / "run")], folder) as ranks:
+        assert ranks.wait(60) == [0], ranks.said(0)
+    assert not list((folder / "run").glob("stacks*"))
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("is killed", rf"loading process \d+, at {FILE} for \d s, is killed by signal: Killed"),
+        ("hangs", rf"no batch came for 3 s: loading process \d+, at {FILE} for \d s, hangs"),
+        ("hangs in a library", rf"loading process \d+, at {FILE} for \d s, hangs"),
+        ("raises", rf"image {FILE} cannot be loaded: KeyError: .of a source's own code"),
+    ],
+)
+def test_a_loading_process_that_goes_wrong_is_named_with_its_file(
+    kind: str, told: str, words: list[str], unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command, fault = [*words, "--run", str(run)], (kind, 0, IMAGE)
+    with started(command, tmp_path, breaking=break_image, fault=fault) as ranks:
+        wait_for(lambda: (run / "latest").exists() or ranks.wait(0) != [None])
+        began, pids = time.monotonic(), ranks.pids()
+        codes = ranks.wait(30)
+        seconds = time.monotonic() - began
+    (line,) = ranks.said(0)
+    assert codes == [3], line
+    assert seconds < WITHIN
+    assert re.search(told, line), line
+    status = status_of(run)
+    assert (status["state"], status["code"]) == ("failed", 3)
+    assert re.search(told, status["reason"])
+    if kind.startswith("hangs"):
+        stacks = (run / "stacks_rank0.txt").read_text()
+        assert f"its stacks are in {run / 'stacks_rank0.txt'}" in line
+        assert "in hang_in" in stacks  # the loading process
+        assert "in run_steps" in stacks  # the run, as it waited
+    assert left_after(pids) == []
+    assert shared_memory_of(pids) == []
+    with started(command, tmp_path) as ranks:
+        assert ranks.wait(60) == [0], ranks.said(0)
+    assert_bitwise_equal(run, unbroken)
+
+
+@pytest.mark.parametrize("kind", ["is late", "hangs in a library"])
+def test_a_loading_process_does_not_outlive_a_killed_run(
+    kind: str, words: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = [*words, "--run", str(run), "--epochs", "1000", "--timeout", "300"]
+    fault = (kind, 0, IMAGE)
+    with started(command, tmp_path, breaking=break_image, fault=fault) as ranks:
+        wait_for(lambda: (run / "latest").exists())
+        pid = ranks.processes[0].pid
+        assert pid is not None
+        loading = descendants(pid)
+        assert loading
+        assert all(is_running(one) for one in loading)
+        os.kill(pid, signal.SIGKILL)
+        assert ranks.wait(10) == [-signal.SIGKILL]
+        assert left_after(loading) == []
+    assert shared_memory_of([pid, *loading]) == []
