@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from moco.errors import CheckpointError, UsageError
+from moco.plain_yaml import read_yaml
 from moco.recipe import Recipe
 
 OTHER_NAMES = {
@@ -169,7 +170,8 @@ def read_recipe(path: Path) -> Recipe:
         CheckpointError: The file is missing or not a recipe.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        root = read_yaml(path)
+        values = yaml.constructor.SafeConstructor().construct_document(root) if root else None
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is not a recipe")
         return recipe_from_dict(values)

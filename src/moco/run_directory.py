@@ -22,6 +22,7 @@ from moco.checkpoint import Checkpoint, Identity, load_newest
 from moco.data.batches import Skipped
 from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
+from moco.plain_files import open_regular, read_small
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
 from moco.run_lock import LOCK_NAME, RunLock
@@ -36,6 +37,9 @@ RUN_FILES = (
     "checkpoints",
     "latest",
 )
+
+
+MOST_STATUS_BYTES = 1 << 20
 
 
 class RunDirectory:
@@ -235,9 +239,9 @@ class RunDirectory:
     def mark_done(self, steps: int) -> None:
         """Say so in status.json, where a kill came between the last checkpoint and its status."""
         try:
-            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            status = json.loads(read_small(self.path / "status.json", MOST_STATUS_BYTES))
             is_told = status["state"] == "done"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             is_told = False
         if not is_told:
             self._read_skipped()
@@ -274,7 +278,8 @@ class RunDirectory:
         """Drop the lines of steps that the run will take again, and a line cut short by a kill."""
         path = self.path / name
         if path.exists() or name == "metrics.jsonl":
-            self._replace(name, [row for row in read_lines(path) if row.get("step", step) < step])
+            rows = [row for row in read_lines(path) if isinstance(row.get("step"), int)]
+            self._replace(name, [row for row in rows if row["step"] < step])
 
     def _replace(self, name: str, rows: list[dict[str, Any]]) -> None:
         aside = self.path / f".{name}.tmp"
@@ -303,10 +308,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with open_regular(path) as file:
+        content = file.read().decode("utf-8", "replace")
+    for text in content.splitlines():
         try:
             row = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)
