@@ -323,6 +323,12 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> N
         save_checkpoint(tmp_path / "file", made(4))
 
 
+def test_a_run_directory_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file or directory"):
+        save_checkpoint(tmp_path / "gone", made(4))
+    assert not (tmp_path / "gone").exists()
+
+
 class Exploit:
     """Unpickling it makes a file."""
 

@@ -63,7 +63,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     A run that was stopped goes on where it was; one that is done returns at once.
 
     Args:
-        images: a folder, searched recursively, another source (docs/images.md), or an `Images`
+        images: a folder, searched recursively, another source (docs/sources.md), or an `Images`
             object.
         recipe: "small", another recipe's name, a recipe file, a run directory, or a `Recipe`.
         settings: "field=value" changes to the recipe.

@@ -89,7 +89,7 @@ def scores(
 def trained_scores(
     recipe: Recipe, folders: tuple[LabelledImages, LabelledImages], run: Path
 ) -> dict[str, float]:
-    plan = make_plan(folders[0].folder, recipe=recipe, run=run, device="cpu")
+    plan = make_plan(folders[0].source, recipe=recipe, run=run, device="cpu")
     network, _ = load_with_recipe(train(plan))
     return scores(network, recipe, folders)
 
@@ -104,7 +104,7 @@ def trained(
 def test_beats_the_untrained_encoder_and_raw_pixels(
     trained: dict[str, float], folders: tuple[LabelledImages, LabelledImages], tmp_path: Path
 ) -> None:
-    plan = make_plan(folders[0].folder, recipe=SHORTENED, run=tmp_path / "run", device="cpu")
+    plan = make_plan(folders[0].source, recipe=SHORTENED, run=tmp_path / "run", device="cpu")
     untrained, with_statistics = (
         scores(untrained_backbone(plan, statistics_steps=steps), SHORTENED, folders)
         for steps in (0, STATISTICS_STEPS)

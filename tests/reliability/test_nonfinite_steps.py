@@ -218,6 +218,17 @@ def test_numbers_of_one_process_stop_all_from_taking_the_step(
     assert len(left_out["images"]) == 16  # of both processes
 
 
+def judge_with_one_loss_gone(gone: int) -> Tensor:
+    weight = nn.Parameter(torch.ones(4))
+    weight.grad = torch.ones(4)
+    loss = torch.tensor(math.nan if rank() == gone else 1.0)
+    return torch.tensor(is_finite_everywhere(loss, [weight]))
+
+
+def test_all_processes_judge_alike(run_processes: Callable[..., list[Any]]) -> None:
+    assert not any(run_processes(2, judge_with_one_loss_gone, 1))
+
+
 def test_the_largest_gradients_that_are_numbers_are_no_reason() -> None:
     weight = nn.Parameter(torch.ones(4))
     weight.grad = torch.full((4,), torch.finfo(torch.float32).max)
