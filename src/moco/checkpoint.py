@@ -28,7 +28,7 @@ from torch import Tensor
 
 from moco.checkpoint_reading import read_json, read_train_state, read_weights
 from moco.errors import CheckpointError, StorageError
-from moco.plain_files import open_regular
+from moco.plain_files import open_regular, through_no_link
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
 
@@ -259,7 +259,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=through_no_link) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -11,6 +11,25 @@ from pathlib import Path
 _WITHOUT_WAITING = os.O_RDONLY | sum(
     getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
 )
+_THROUGH_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+def through_no_link(path: str, flags: int) -> int:
+    """Open a file as `open(..., opener=through_no_link)` does; a link there is an OSError.
+
+    For files that a run writes: a run directory from elsewhere must not lead out of itself.
+    """
+    return os.open(path, flags | _THROUGH_NO_LINK, 0o666)
+
+
+def write_own(path: Path, text: str) -> None:
+    """Write a file of a run as UTF-8.
+
+    Raises:
+        OSError: It cannot be written, or a link is in its place.
+    """
+    with open(path, "w", encoding="utf-8", opener=through_no_link) as file:
+        file.write(text)
 
 
 def open_regular(path: Path) -> BufferedReader:

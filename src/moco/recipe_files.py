@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from moco.errors import CheckpointError, UsageError
+from moco.plain_files import write_own
 from moco.plain_yaml import read_yaml
 from moco.recipe import Recipe
 
@@ -159,7 +160,7 @@ def field_yaml(name: str, value: Any) -> str:
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write the recipe as YAML, whole or not at all."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(recipe_yaml(recipe), encoding="utf-8")
+    write_own(aside, recipe_yaml(recipe))
     os.replace(aside, path)
 
 

@@ -22,7 +22,7 @@ from moco.checkpoint import Checkpoint, Identity, load_newest
 from moco.data.batches import Skipped
 from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
-from moco.plain_files import open_regular, read_small
+from moco.plain_files import open_regular, read_small, through_no_link, write_own
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
 from moco.run_lock import LOCK_NAME, RunLock
@@ -231,7 +231,7 @@ class RunDirectory:
         }
         try:
             aside = self.path / ".status.tmp"
-            aside.write_text(json.dumps(status, indent=1), encoding="utf-8")
+            write_own(aside, json.dumps(status, indent=1))
             os.replace(aside, self.path / "status.json")
         except OSError as error:
             raise self._not_written("status.json", error) from error
@@ -251,7 +251,8 @@ class RunDirectory:
         if not self.writes:
             return
         try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
+            path = self.path / name
+            with open(path, "a", encoding="utf-8", opener=through_no_link) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         except OSError as error:
             raise self._not_written(name, error) from error
@@ -283,7 +284,7 @@ class RunDirectory:
 
     def _replace(self, name: str, rows: list[dict[str, Any]]) -> None:
         aside = self.path / f".{name}.tmp"
-        aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_own(aside, "".join(json.dumps(row) + "\n" for row in rows))
         os.replace(aside, self.path / name)
 
     def _read_skipped(self) -> None:

@@ -21,6 +21,7 @@ from moco.cli.commands import build_parser
 from moco.cli.parser import given_path
 from moco.recipe_files import recipe_yaml
 from moco.recipes import MOCO_V2
+from moco.run_lock import LOCK_NAME
 
 FOLDERS = ["--train", "{classes}/train", "--test", "{classes}/test"]
 STUDY = ["study", "key-momentum", "--images", "{classes}/train", "--test", "{classes}/test"]
@@ -190,11 +191,14 @@ def test_each_recipe_is_refused_at_once_and_in_little_memory(tmp_path: Path) -> 
 
 def hostile_runs(at: Path, victim: Path) -> list[Path]:
     """Return run directories whose files are pipes, devices and links to a file of the user's."""
-    names = ("recipe.yaml", "metrics.jsonl", "status.json", "skipped.jsonl", "latest", "lock")
+    names = ("recipe.yaml", "metrics.jsonl", "status.json", "skipped.jsonl", "latest", LOCK_NAME)
     for name in names:
         (at / f"pipe {name}").mkdir(parents=True)
         os.mkfifo(at / f"pipe {name}" / name)
-    for name in (".recipe.yaml.tmp", ".metrics.jsonl.tmp", ".status.tmp", ".latest.tmp"):
+    for name in (
+        *(".recipe.yaml.tmp", ".metrics.jsonl.tmp", ".status.tmp", ".latest.tmp", LOCK_NAME),
+        *("metrics.jsonl", "status.json", "latest", "recipe.yaml"),
+    ):
         (at / f"link {name}").mkdir()
         (at / f"link {name}" / name).symlink_to(victim)
     (at / "deep").mkdir()
