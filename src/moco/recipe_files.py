@@ -237,7 +237,9 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint) or isinstance(value, bool):
             choices = ", ".join(get_args(hint))
-            raise UsageError(f"{name} must be one of {choices}, got {_shown(value)}")
+            near = difflib.get_close_matches(str(value), get_args(hint), n=1)
+            meant = f"; did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"{name} must be one of {choices}, got {_shown(value)}{meant}")
         return value
     if hint is float and isinstance(value, str):
         value = _float_of(value)  # YAML reads 1e-3 as text
