@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
 from moco.contrast import Contrast, Contrasted
+from moco.data.order import Order
 from moco.plan import make_plan
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
@@ -75,3 +78,27 @@ def test_each_step_has_its_values(
     assert [row["loss"] for row in rows] == pytest.approx([0.7 * loss for loss in losses])
     assert [row["key_momentum"] for row in rows] == key_momenta
     assert [row["learning_rate"] for row in rows] == rates
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_batches_come_in_the_order_of_the_plans_seed_and_window(
+    window: int, tiny_settings: list[str], photos: Path, tmp_path: Path
+) -> None:
+    files = sorted(photos.rglob("*.png"))
+    (tmp_path / "shards").mkdir()
+    for shard in range(8):
+        with tarfile.open(tmp_path / "shards" / f"{shard}.tar", "w") as archive:
+            for file in files[8 * shard : 8 * shard + 8]:
+                archive.add(file, file.name)
+    plan = make_plan(
+        tmp_path / "shards",
+        settings=[*tiny_settings, f"shard_window={window}", "epochs=2"],
+        device="cpu",
+        workers=0,
+        seed=9,
+    )
+    batches = pretrain_module.load_plan(plan, start=0, stop=plan.steps)
+    seen = [image_id for batch in batches for image_id in batch.image_ids.tolist()]
+    order = Order(np.full(8, 8), seed=9, window=window)
+    wanted = [order.images_at(epoch, np.arange(64)).tolist() for epoch in (0, 1)]
+    assert seen == wanted[0] + wanted[1]

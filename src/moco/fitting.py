@@ -52,9 +52,9 @@ def _shown(figures: tuple[float, ...]) -> str:
 
 
 def check_usable(images: Images, views: ViewsSpec) -> None:
-    """Read images up to the first that can be trained on.
+    """Read images up to one that can be trained on.
 
     Raises:
-        DataError: There is none among the first thousand.
+        DataError: There is none among those that `first_usable` tries.
     """
     first_usable(images, lambda pixels: fit(pixels, views.channels, views.deep))

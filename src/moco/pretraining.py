@@ -165,8 +165,8 @@ def find_start(
         "device, precision or run directory", f"{plan.device.type} {plan.precision} {plan.run}"
     )
     check_same("checkpoints", str(checkpoint and checkpoint.step))
-    for line in directory.damaged:
-        report.note(f"passed over: {line}")
+    for line in directory.notes:
+        report.note(line)
     return checkpoint
 
 

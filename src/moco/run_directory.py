@@ -24,7 +24,7 @@ from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
 from moco.plain_files import open_regular, read_small, through_no_link, write_own
 from moco.recipe import Recipe
-from moco.recipe_files import read_recipe, recipe_difference, write_recipe
+from moco.recipe_files import flat_fields, read_recipe, recipe_difference, write_recipe
 from moco.run_lock import LOCK_NAME, RunLock
 
 State = Literal["running", "done", "failed", "interrupted"]
@@ -51,8 +51,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path, self.writes = path, writes
-        self.damaged: list[str] = []
-        """A line for each checkpoint that was passed over."""
+        self.notes: list[str] = []
+        """What the user should know of how the run is taken up, a line each."""
         self.skipped: dict[str, Skipped] = {}
         """Images that could not be used, by name."""
         self._lock, self._is_new = RunLock(path), False
@@ -81,10 +81,12 @@ class RunDirectory:
         self._take()
         if resume == "never":
             return None
-        checkpoint = load_newest(self.path, named=self.damaged)
+        damaged: list[str] = []
+        checkpoint = load_newest(self.path, named=damaged)
+        self.notes += [f"passed over: {line}" for line in damaged]
         recipe = self._recipe_of_old_run() if checkpoint is None else None
         if checkpoint is not None:
-            self._check_identity(checkpoint.identity, identity)
+            self._check_identity(checkpoint, identity)
         elif recipe is not None:
             self._refuse_difference(recipe_difference(recipe, identity.recipe))
         return checkpoint
@@ -138,8 +140,16 @@ class RunDirectory:
             )
         return None
 
-    def _check_identity(self, old: Identity, new: Identity) -> None:
-        self._refuse_difference(recipe_difference(old.recipe, new.recipe))
+    def _check_identity(self, checkpoint: Checkpoint, new: Identity) -> None:
+        old = checkpoint.identity
+        if _is_extension(checkpoint, new):
+            self.notes.append(
+                f"{self.path} was done after {old.recipe.epochs} epochs and goes on to "
+                f"{new.recipe.epochs}: from here on its schedules are those of {new.recipe.epochs} "
+                "epochs, so it does not become what a run of so many from the start would be"
+            )
+        else:
+            self._refuse_difference(recipe_difference(old.recipe, new.recipe))
         if old.seed != new.seed:
             self._refuse_difference(f"seed {old.seed} -> {new.seed}")
         if (old.image_count, old.image_fingerprint) != (new.image_count, new.image_fingerprint):
@@ -293,6 +303,19 @@ class RunDirectory:
             if isinstance(image_id, int):
                 name = str(line.get("file"))
                 self.skipped[name] = Skipped(image_id, name, str(line.get("reason")))
+
+
+def _is_extension(checkpoint: Checkpoint, new: Identity) -> bool:
+    """Say whether a finished run is asked for more epochs; its schedule may be fitted to them."""
+    old = checkpoint.identity
+    steps = old.recipe.epochs * (old.image_count // old.recipe.batch_size)
+    before, after = flat_fields(old.recipe), flat_fields(new.recipe)
+    changed = {name for name in before if before[name] != after[name]}
+    return (
+        checkpoint.step >= steps
+        and new.recipe.epochs > old.recipe.epochs
+        and changed <= {"epochs", "optimizer.warmup_epochs", "optimizer.milestones"}
+    )
 
 
 def _skipped_row(image: Skipped) -> dict[str, Any]:

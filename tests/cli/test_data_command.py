@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -449,3 +450,45 @@ def test_progress_goes_on_when_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(sys, "stderr", None)
         with ProgressLines("read"):
             pass
+
+
+def test_a_cut_off_shard_is_told_by_every_command_and_by_the_run(
+    photos: Path, tiny_settings: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    source, out = tmp_path / "cut.tar", tmp_path / "packed"
+    with tarfile.open(source, "w") as archive:
+        for path in sorted(photos.rglob("*.png")):
+            archive.add(path, path.name)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 3 // 4])
+    settings = [word for setting in tiny_settings for word in ("--set", setting)]
+    run = ["--device", "cpu", "--workers", "0", "--epochs", "1", "--run", str(tmp_path / "run")]
+    for words in (
+        ["data", "check", str(source)],
+        ["data", "stats", str(source)],
+        ["data", "pack", str(source), str(out)],
+        ["data", "preview", str(source), "--out", str(tmp_path / "views.png")],
+        ["pretrain", str(source), *settings, *run],
+    ):
+        assert main(words) == 0
+        printed = capsys.readouterr()
+        lines = [
+            line
+            for line in (printed.out + printed.err).splitlines()
+            if line.startswith("left out of the source: ")
+        ]
+        assert len(lines) == 1, words
+        assert "cut off" in lines[0]
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--images"])
+def test_a_preview_that_nobody_could_look_at_is_refused_before_it_is_drawn(
+    option: str, shown: Shown, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "many.npy", np.zeros((100_000, 5, 6, 3), np.uint8))
+    began = time.monotonic()
+    told = shown(
+        "preview", tmp_path / "many.npy", option, 100_000, "--out", tmp_path / "a.png", code=2
+    )
+    assert "pixels is too large; lower --images or --epochs" in told
+    assert time.monotonic() - began < 5
+    assert not (tmp_path / "a.png").exists()

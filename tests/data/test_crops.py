@@ -219,6 +219,7 @@ def test_a_colour_image_becomes_pillows_grey() -> None:
     assert np.array_equal(found[:, :, 0], np.asarray(Image.fromarray(pixels).convert("L")))
     white = np.full((2, 2, 3), 65535, np.uint16)
     assert (fit(white, 1, False) == 255).all()
+    assert (fit(white, 1, True) == 1).all()  # weights add up to one
     deep = fit(pixels, 1, True)
     assert deep.dtype == np.float32
     np.testing.assert_allclose(deep, found / 255, rtol=0, atol=0.51 / 255)

@@ -56,6 +56,25 @@ def test_a_window_holds_the_images_of_its_shards_only_and_mixes_them() -> None:
     assert changes > len(SIZES)  # not shard after shard
 
 
+def test_shards_and_the_images_of_a_window_lie_otherwise_in_each_epoch_seed_and_window() -> None:
+    sizes = np.full(20, 6)
+
+    def windows(seed: int, epoch: int) -> tuple[list[int], list[tuple[int, ...]]]:
+        """Return the order of shards, and how the 12 images of each window are mixed."""
+        order = Order(sizes, seed=seed, window=2)
+        shards = order.windows_of(epoch).shards
+        ids = order.images_at(epoch, np.arange(120))
+        place_of = np.argsort(shards)[ids // 6] * 6 + ids % 6
+        return shards.tolist(), [tuple(mixed) for mixed in (place_of.reshape(10, 12) % 12).tolist()]
+
+    orders = [windows(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len({tuple(shards) for shards, _ in orders}) == 4
+    assert len({mixed for _, mixes in orders for mixed in mixes}) == 40  # no window as another
+    order = Order(sizes, seed=0, window=2)
+    for epoch in (1, 0, 1):  # what is kept of an epoch is of no use in the next
+        assert order.windows_of(epoch).shards.tolist() == windows(0, epoch)[0]
+
+
 def test_shards_to_fetch_are_those_of_this_window_and_the_next() -> None:
     order = Order(SIZES, seed=0, window=2)
     windows = order.windows_of(0)

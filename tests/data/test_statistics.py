@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from moco.data.images import Pixels, UnreadableImageError
-from moco.data.statistics import ImageKind, channel_statistics, find_kind, spread
+from moco.data.images import Pixels, UnreadableImageError, spread
+from moco.data.statistics import ImageKind, channel_statistics, find_kind
 from moco.errors import DataError
 
 DRAW = np.random.default_rng(0)

@@ -16,7 +16,9 @@ from moco.cli.output import printable, say
 from moco.cli.progress_lines import ProgressLines
 from moco.cli.signals import StopSignals
 from moco.cli.terminal import duration, print_table
+from moco.data.images import Images
 from moco.data.sources.opening import open_images
+from moco.data_tools.check import left_out_lines
 from moco.data_tools.encoding import Encoding
 from moco.data_tools.pack import Packed, check_apart, pack, plain_name, stored_bytes
 from moco.data_tools.preview import Preview, preview, recipe_of_preview
@@ -63,10 +65,12 @@ def run_stats(arguments: argparse.Namespace) -> int:
     rows = [
         [str(channel), *(f"{figure:.6g}" for figure in row)] for channel, row in enumerate(figures)
     ]
-    title = f"{counted(found.images)} of {kind.channels} channels, {depth}: {arguments.source}"
+    channels = counted(kind.channels, "channel")
+    title = f"{counted(found.images)} of {channels}, {depth}: {arguments.source}"
     print_table(title, columns, rows[:SHOWN_CHANNELS])
     if len(rows) > SHOWN_CHANNELS:
         say(f"and {len(rows) - SHOWN_CHANNELS} channels more; --json has all")
+    show_left_out(images)
     for count, why in (
         (found.unreadable, "could not be read"),
         (found.of_another_kind, "had other channels or values"),
@@ -76,6 +80,12 @@ def run_stats(arguments: argparse.Namespace) -> int:
     say(f"\nfor a recipe file:\n\n{recipe_lines(found)}")
     write_json(arguments.json, stats_figures(found, len(images)))
     return 0
+
+
+def show_left_out(images: Images) -> None:
+    """Say which parts of a source are damaged: they have no image that could be called skipped."""
+    for line in left_out_lines(images):
+        print(printable(line), file=sys.stderr)
 
 
 def stats_figures(found: SourceStatistics, images: int) -> dict[str, object]:
@@ -115,6 +125,7 @@ def run_pack(arguments: argparse.Namespace) -> int:
         )
     seconds = time.monotonic() - began
     figures = pack_figures(packed, seconds, stored_bytes(arguments.source, images))
+    show_left_out(images)
     show_packed(packed, arguments.out, figures)
     write_json(arguments.json, figures)
     return 0
@@ -184,6 +195,7 @@ def run_preview(arguments: argparse.Namespace) -> int:
             report=progress.report,
         )
     write_png(out, found.grid)
+    show_left_out(images)
     for name, reason in found.skipped[:SHOWN_SKIPPED]:
         print(printable(f"passed over {name}: {reason}"), file=sys.stderr)
     say(

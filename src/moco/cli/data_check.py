@@ -13,14 +13,21 @@ from moco.cli.progress_lines import ProgressLines
 from moco.cli.terminal import print_table
 from moco.data.images import Images
 from moco.data.sources.opening import open_images
-from moco.data_tools.check import Inspection, Problem, class_counts, count_of, inspect, left_out
+from moco.data_tools.check import (
+    Inspection,
+    Problem,
+    class_counts,
+    count_of,
+    inspect,
+    left_out,
+    left_out_lines,
+)
 from moco.data_tools.equal_images import Duplicates, Leaks, find_duplicates, find_leaks
 from moco.data_tools.reading import reading_processes
 from moco.data_tools.verdict import SIDES, verdict
 from moco.data_tools.words import counted
 from moco.errors import DataError
 
-SHOWN = 5
 SHOWN_CLASSES = 20
 
 
@@ -89,7 +96,7 @@ def show_table(
     if len(short):
         rows += [[f"shorter side below {side}", f"{int((short < side).sum()):,}"] for side in SIDES]
     rows += [
-        [f"{channels} channels of {depth}", f"{count:,}"]
+        [f"{counted(channels, 'channel')} of {depth}", f"{count:,}"]
         for (channels, depth), count in found.kinds.most_common(SHOWN_CLASSES)
     ]
     rows += [[name, f"{count:,}"] for name, count in found.suffixes.most_common(SHOWN_CLASSES)]
@@ -113,11 +120,8 @@ def class_rows(classes: Mapping[str, int]) -> list[list[str]]:
 
 def show_problems(found: Inspection) -> None:
     """Print why images cannot be used, and the names of the first."""
-    parts = left_out(found.images)
-    for part, reason in parts[:SHOWN]:
-        say(printable(f"left out of the source: {part}: {reason}"))
-    if len(parts) > SHOWN:
-        say(f"left out of the source: {len(parts) - SHOWN:,} more")
+    for line in left_out_lines(found.images):
+        say(printable(line))
     for what, problems in (("unreadable", found.unreadable), ("of another kind", found.unfit)):
         for reason, problem in by_count(problems):
             say(printable(f"{what}, {counted(problem.count)}: {reason}: {named(problem)}"))

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from moco.batch_norm import has_batch_norm
 from moco.cli.output import printable, say
 from moco.contrast import Contrast
+from moco.data_tools.check import left_out_lines
 from moco.distributed import world_size
 from moco.encoders import parameter_count
 from moco.plan import Plan
@@ -111,6 +112,7 @@ def describe_plan(plan: Plan) -> list[str]:
         f"{processes}{plan.device.type}, {plan.workers} loading processes",
         f"run directory {plan.run}",
     ]
+    lines += left_out_lines(plan.images)
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
     return lines
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from moco.data.channel_sums import ChannelSums, Figures, channel_sums
 from moco.data.crops import fit
-from moco.data.images import Images, Pixels, UnreadableImageError, first_usable
+from moco.data.images import Images, Pixels, UnreadableImageError, first_usable, spread
 from moco.errors import DataError
 
 KIND_SAMPLE = 32
@@ -44,12 +44,6 @@ class ChannelStatistics:
     std: tuple[float, ...]
 
 
-def spread(total: int, count: int) -> list[int]:
-    """Return at most `count` of the numbers 0 to `total` - 1, evenly spread, the first included."""
-    count = min(total, count)
-    return [total * number // count for number in range(count)]
-
-
 def readable(images: Images, image_ids: list[int]) -> Iterator[Pixels]:
     """Yield those of the images that can be read."""
     for image_id in image_ids:
@@ -65,10 +59,9 @@ def find_kind(images: Images) -> ImageKind:
     Raises:
         DataError: None of them can be read.
     """
+    first = first_usable(images)  # before a sample is: where none can be read it gives up sooner
     kinds = Counter(_kind(pixels) for pixels in readable(images, spread(len(images), KIND_SAMPLE)))
-    if not kinds:
-        return _kind(first_usable(images))
-    return kinds.most_common(1)[0][0]
+    return kinds.most_common(1)[0][0] if kinds else _kind(first)
 
 
 def _kind(pixels: Pixels) -> ImageKind:

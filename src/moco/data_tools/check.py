@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from moco.bad_limit import check_bad_limit, most_bad
 from moco.data.crops import fit
-from moco.data.images import Images, Pixels, StoredImages, UnreadableImageError
-from moco.data.statistics import ImageKind, find_kind, spread
+from moco.data.images import Images, Pixels, StoredImages, UnreadableImageError, spread
+from moco.data.statistics import ImageKind, find_kind
 from moco.data_tools.reading import Report, each_image
 from moco.errors import DataError
 from moco.specs import BAD_LIMIT
@@ -224,3 +224,11 @@ def left_out(images: Images) -> list[tuple[str, str]]:
     """Return the parts of the source that were left out when it was opened: what, and why."""
     damaged: Any = getattr(images, "damaged", [])
     return list(damaged)
+
+
+def left_out_lines(images: Images, most: int = 5) -> list[str]:
+    """Return lines about the first parts of the source that were left out, and how many more."""
+    parts = left_out(images)
+    lines = [f"left out of the source: {part}: {reason}" for part, reason in parts[:most]]
+    more = len(parts) - most
+    return [*lines, f"left out of the source: {more:,} more"] if more > 0 else lines

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from moco.data.images import Images, UnreadableImageError
-from moco.data.statistics import spread
+from moco.data.images import Images, UnreadableImageError, spread
 from moco.data.view_samples import sample_views
 from moco.data.views import picture, view_picture
 from moco.data_tools.reading import Report
 from moco.data_tools.words import plain_text
-from moco.errors import DataError
+from moco.errors import DataError, UsageError
 from moco.fitted_recipe import fitted_recipe
 from moco.found_recipe import find_recipe
 from moco.recipe import Recipe
@@ -28,6 +27,8 @@ GAP = 4
 SMALLEST_CELL = 96
 """Views are enlarged, each pixel to a square, until they are about so large."""
 BACKGROUND = (96, 96, 96)
+MOST_PIXELS = 100_000_000
+"""Of the picture: three bytes each, held twice while it is put together."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,17 @@ def preview(
     """Return the views that the first epochs of a run with this seed have of some images.
 
     Raises:
+        UsageError: The picture would be too large to be made or looked at.
         DataError: None of the images can be used.
     """
     total = min(count, len(images))
     side = views.image_size
     scale = max(1, SMALLEST_CELL // side)
+    width, height = place_of_cell(total, 1 + 2 * epochs, side * scale)
+    if width * height > MOST_PIXELS:
+        raise UsageError(
+            f"a picture of {width:,} x {height:,} pixels is too large; lower --images or --epochs"
+        )
     rows: list[list[Image.Image]] = []
     used: list[int] = []
     skipped: dict[int, str] = {}

@@ -10,8 +10,8 @@ import numpy as np
 
 from moco.data.channel_sums import ChannelSums, channel_sums
 from moco.data.crops import fit
-from moco.data.images import Images, UnreadableImageError
-from moco.data.statistics import ImageKind, find_kind, spread
+from moco.data.images import Images, UnreadableImageError, spread
+from moco.data.statistics import ImageKind, find_kind
 from moco.data_tools.reading import Report, each_image
 from moco.errors import DataError
 
