@@ -29,9 +29,11 @@ from hostile_files import (
     match_manifest,
     saved,
 )
+from safetensors.torch import load_file
 
 import moco
 from moco.checkpoint import load_checkpoint, load_newest
+from moco.checkpoint_reading import read_weights
 from moco.errors import CheckpointError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="measured in forked processes")
@@ -254,3 +256,11 @@ def test_a_hostile_newest_checkpoint_is_passed_over_for_a_true_one(
     assert len(named) == 1
     assert "asks for posix.mkdir" in named[0]
     assert not attack.canary.exists()
+
+
+def test_a_name_given_twice_is_refused_though_both_fit(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(MODELS["one name twice"](tmp_path))
+    assert list(load_file(path)) == ["a"]  # its own reader takes one of them
+    with pytest.raises(ValueError, match=r"model\.safetensors: a name is given twice"):
+        read_weights(path)
