@@ -11,12 +11,12 @@ import moco
 
 LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "lars", "plain_files"},
-    {"plain_yaml", "checkpoint_reading"},
+    {"plain_yaml", "checkpoint_reading", "run_records"},
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
-    {"recipe", "data"},
+    {"recipe", "data", "nonfinite", "run_lock"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
     {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
-    {"build", "found_recipe"},
+    {"build", "found_recipe", "continuation", "saving"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data", "data_tools", "benchmark"},

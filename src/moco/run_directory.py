@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moco.checkpoint import Checkpoint, Identity, load_newest
+from moco.continuation import check_continuation, refuse_difference
 from moco.data.batches import Skipped
 from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
-from moco.plain_files import open_regular, read_small, through_no_link, write_own
+from moco.plain_files import read_small, write_own
 from moco.recipe import Recipe
-from moco.recipe_files import flat_fields, read_recipe, recipe_difference, write_recipe
+from moco.recipe_files import read_recipe, recipe_difference, write_recipe
 from moco.run_lock import LOCK_NAME, RunLock
+from moco.run_records import append_lines, read_lines, replace_lines
 
 State = Literal["running", "done", "failed", "interrupted"]
 RUN_FILES = (
@@ -86,9 +88,9 @@ class RunDirectory:
         self.notes += [f"passed over: {line}" for line in damaged]
         recipe = self._recipe_of_old_run() if checkpoint is None else None
         if checkpoint is not None:
-            self._check_identity(checkpoint, identity)
+            self.notes += check_continuation(self.path, checkpoint, identity)
         elif recipe is not None:
-            self._refuse_difference(recipe_difference(recipe, identity.recipe))
+            refuse_difference(self.path, recipe_difference(recipe, identity.recipe))
         return checkpoint
 
     def _take(self) -> None:
@@ -139,30 +141,6 @@ class RunDirectory:
                 f"run directory {self.path} holds files of something else; choose another --run"
             )
         return None
-
-    def _check_identity(self, checkpoint: Checkpoint, new: Identity) -> None:
-        old = checkpoint.identity
-        if _is_extension(checkpoint, new):
-            self.notes.append(
-                f"{self.path} was done after {old.recipe.epochs} epochs and goes on to "
-                f"{new.recipe.epochs}: from here on its schedules are those of {new.recipe.epochs} "
-                "epochs, so it does not become what a run of so many from the start would be"
-            )
-        else:
-            self._refuse_difference(recipe_difference(old.recipe, new.recipe))
-        if old.seed != new.seed:
-            self._refuse_difference(f"seed {old.seed} -> {new.seed}")
-        if (old.image_count, old.image_fingerprint) != (new.image_count, new.image_fingerprint):
-            self._refuse_difference(
-                f"other images, {old.image_count} then and {new.image_count} now"
-            )
-
-    def _refuse_difference(self, difference: str) -> None:
-        if difference:
-            raise UsageError(
-                f"run directory {self.path} belongs to another run ({difference}); choose another "
-                "--run, or start it again with --resume never"
-            )
 
     def begin(self, identity: Identity, checkpoint: Checkpoint | None) -> None:
         """Make the directory, or take it up again where the checkpoint left it.
@@ -221,7 +199,8 @@ class RunDirectory:
                 continue
             del self.skipped[name]
         if self.writes and (self.path / "skipped.jsonl").exists():
-            self._replace("skipped.jsonl", [_skipped_row(image) for image in self.skipped.values()])
+            rows = [_skipped_row(image) for image in self.skipped.values()]
+            replace_lines(self.path / "skipped.jsonl", rows)
 
     def write_status(
         self, state: State, *, step: int, steps: int, code: int = 0, reason: str = ""
@@ -261,9 +240,7 @@ class RunDirectory:
         if not self.writes:
             return
         try:
-            path = self.path / name
-            with open(path, "a", encoding="utf-8", opener=through_no_link) as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            append_lines(self.path / name, rows)
         except OSError as error:
             raise self._not_written(name, error) from error
 
@@ -290,12 +267,7 @@ class RunDirectory:
         path = self.path / name
         if path.exists() or name == "metrics.jsonl":
             rows = [row for row in read_lines(path) if isinstance(row.get("step"), int)]
-            self._replace(name, [row for row in rows if row["step"] < step])
-
-    def _replace(self, name: str, rows: list[dict[str, Any]]) -> None:
-        aside = self.path / f".{name}.tmp"
-        write_own(aside, "".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(aside, self.path / name)
+            replace_lines(path, [row for row in rows if row["step"] < step])
 
     def _read_skipped(self) -> None:
         for line in read_lines(self.path / "skipped.jsonl"):
@@ -305,40 +277,5 @@ class RunDirectory:
                 self.skipped[name] = Skipped(image_id, name, str(line.get("reason")))
 
 
-def _is_extension(checkpoint: Checkpoint, new: Identity) -> bool:
-    """Say whether a finished run is asked for more epochs; its schedule may be fitted to them."""
-    old = checkpoint.identity
-    steps = old.recipe.epochs * (old.image_count // old.recipe.batch_size)
-    before, after = flat_fields(old.recipe), flat_fields(new.recipe)
-    changed = {name for name in before if before[name] != after[name]}
-    return (
-        checkpoint.step >= steps
-        and new.recipe.epochs > old.recipe.epochs
-        and changed <= {"epochs", "optimizer.warmup_epochs", "optimizer.milestones"}
-    )
-
-
 def _skipped_row(image: Skipped) -> dict[str, Any]:
     return {"image": image.image_id, "file": image.name, "reason": image.reason}
-
-
-def taken_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl but those of steps that were left out."""
-    return [row for row in rows if row["loss"] is not None]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a .jsonl file, none without one; a line that a kill cut is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    with open_regular(path) as file:
-        content = file.read().decode("utf-8", "replace")
-    for text in content.splitlines():
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows

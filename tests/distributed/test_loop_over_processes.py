@@ -19,7 +19,7 @@ from moco.errors import InterruptedRunError
 from moco.plan import Plan, make_plan
 from moco.pretraining import train
 from moco.processes import averaging_gradients
-from moco.run_directory import read_lines
+from moco.run_records import read_lines
 
 GROUPED = ["batch_norm_groups=4"]
 METHODS = {

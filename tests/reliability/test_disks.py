@@ -23,8 +23,8 @@ from moco.plan import Plan, make_plan
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2
-from moco.run_directory import read_lines
 from moco.run_lock import RunLock
+from moco.run_records import read_lines
 from moco.session import Session
 
 pretraining = importlib.import_module("moco.pretraining")

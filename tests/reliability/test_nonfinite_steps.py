@@ -22,7 +22,7 @@ from moco.plan import Plan, make_plan
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2, MOCO_V3_RESNET50
-from moco.run_directory import read_lines
+from moco.run_records import read_lines
 from moco.session import Session
 from moco.specs import ViewsSpec
 

@@ -17,7 +17,7 @@ import pytest
 
 from moco.checkpoint import load_newest
 from moco.cli.main import main
-from moco.run_directory import read_lines
+from moco.run_records import read_lines
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 EPOCHS, STEPS_PER_EPOCH, PATIENCE, STOPS = 40, 4, 60, 20

@@ -18,7 +18,7 @@ from moco.progress import SilentReport
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2
-from moco.run_directory import read_lines
+from moco.run_records import read_lines
 
 pretraining = importlib.import_module("moco.pretraining")
 STEPS = 12

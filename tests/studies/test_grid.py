@@ -12,7 +12,7 @@ import pytest
 
 from moco.errors import InterruptedRunError, UsageError
 from moco.progress import Report, SilentReport
-from moco.run_directory import read_lines
+from moco.run_records import read_lines
 from moco.studies import cells
 from moco.studies.cells import write_whole
 from moco.studies.forecast import Forecast, epochs_within

@@ -17,7 +17,7 @@ from moco.errors import StorageError
 from moco.plan import make_plan
 from moco.pretraining import train
 from moco.report.demo_page import MEASURES, METHODS, demo_page, shown
-from moco.run_directory import read_lines, taken_steps
+from moco.run_records import read_lines, taken_steps
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from moco.plan import Plan, make_plan
 from moco.pretraining import time_steps, train
 from moco.processes import launched_processes, together
 from moco.recipe_files import recipe_yaml
-from moco.run_directory import read_lines
+from moco.run_records import read_lines
 from moco.session import Monitor
 
 

@@ -35,7 +35,7 @@ from moco.pretraining import train
 from moco.progress import Report, SilentReport
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_to_dict
-from moco.run_directory import read_lines, taken_steps
+from moco.run_records import read_lines, taken_steps
 from moco.specs import BAD_LIMIT, ViewsSpec
 
 Scores = dict[str, Any]

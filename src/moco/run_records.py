@@ -1,0 +1,45 @@
+"""Records of a run: files of one JSON object a line, of which a kill may cut the last."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from moco.plain_files import open_regular, through_no_link, write_own
+
+
+def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add a line for each row; raises OSError."""
+    with open(path, "a", encoding="utf-8", opener=through_no_link) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def replace_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows in the place of all that are there, whole or not at all; raises OSError."""
+    aside = path.with_name(f".{path.name}.tmp")
+    write_own(aside, "".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(aside, path)
+
+
+def taken_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl but those of steps that were left out."""
+    return [row for row in rows if row["loss"] is not None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a .jsonl file, none without one; a line that a kill cut is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    with open_regular(path) as file:
+        content = file.read().decode("utf-8", "replace")
+    for text in content.splitlines():
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
