@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "lars", "plain_files"},
     {"plain_yaml", "checkpoint_reading", "run_records"},
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
-    {"recipe", "data", "nonfinite", "run_lock"},
+    {"recipe", "data", "nonfinite", "run_lock", "health"},
     {"recipes", "recipe_files", "small", "contrast", "encoders"},
     {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
     {"build", "found_recipe", "continuation", "saving"},

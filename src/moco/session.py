@@ -18,6 +18,7 @@ from moco.data.batches import Skipped
 from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import CheckpointError, DataError, DivergedError
+from moco.health import HealthWatch
 from moco.nonfinite import MOST_IN_A_ROW, LeftOut
 from moco.plan import Plan
 from moco.processes import gather_lists, largest, together
@@ -53,9 +54,11 @@ class Session:
     saved_step: int = -1
     left_out: LeftOut = field(default_factory=LeftOut)
     saver: Saver = field(init=False)
+    health: HealthWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.saver = Saver(self.plan.run)
+        self.health = HealthWatch(self.plan.recipe.chance_loss)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint: weights, keys, optimizer, random state, step.
@@ -244,6 +247,10 @@ class Session:
         self.directory.append_metrics(rows)
         self.status("running")
         self.report.stepped(rows[-1], self.plan)
+        views = 2 if self.plan.recipe.symmetric else 1
+        stored = (self.step - self.left_out.total) * self.plan.recipe.batch_size * views
+        for line in self.health.look(rows, self.contrast.dictionary, stored):
+            self.report.note(line)
 
     def watch(self, monitor: Monitor) -> None:
         """Score the encoder as it is; training goes on if the monitor's images cannot be used.

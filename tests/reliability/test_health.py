@@ -1,0 +1,130 @@
+"""R13: a constant encoder and a queue that stands still are told; a queue that fills is not."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moco.contrast import Contrast
+from moco.dictionaries import Queue
+from moco.health import WATCHED_STEPS, sign_of_a_still_queue, sign_of_collapse
+from moco.plan import Plan, make_plan
+from moco.progress import SilentReport
+from moco.recipe_files import set_fields
+from moco.recipes import MOCO_V2
+
+pretraining = importlib.import_module("moco.pretraining")
+
+
+class Notes(SilentReport):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def plan_of(photos: Path, tiny: list[str], run: Path, *settings: str) -> Plan:
+    changes = [*tiny, "views.order=[crop]", "epochs=13", "dictionary.size=64", *settings]
+    return make_plan(photos, recipe=set_fields(MOCO_V2, changes), run=run, device="cpu", workers=0)
+
+
+class Constant(nn.Module):
+    """Gives all images one embedding, whatever its weights are."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, view: Tensor) -> Tensor:
+        rows: Tensor = self.encoder(view)
+        return rows * 0 + torch.ones(rows.shape[1])
+
+
+def test_a_constant_encoder_is_told_within_fifty_steps(
+    photos: Path, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = pretraining.build_contrast
+
+    def constant(*arguments: Any, **options: Any) -> Contrast:
+        contrast: Contrast = build(*arguments, **options)
+        contrast.encoder = Constant(contrast.encoder)
+        contrast.key_encoder = Constant(contrast.key_encoder)
+        return contrast
+
+    monkeypatch.setattr(pretraining, "build_contrast", constant)
+    notes = Notes()
+    pretraining.train(plan_of(photos, tiny_settings, tmp_path / "run"), report=notes)
+    (line,) = [line for line in notes.lines if line.startswith("collapsed")]
+    step = int(line.removeprefix("collapsed at step ").partition(":")[0])
+    assert step <= 50
+    assert f"ln(K+1), being {math.log(65):.3f}" in line
+    assert "lower optimizer.learning_rate" in line
+
+
+@pytest.mark.parametrize("mechanism", ["queue", "in_batch", "memory_bank", "end_to_end"])
+def test_a_healthy_run_is_not_told_anything_though_its_loss_rises(
+    mechanism: str, photos: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    size = [] if mechanism == "queue" else [f"mechanism={mechanism}"]
+    if mechanism in ("in_batch", "end_to_end"):
+        tiny_settings = [word for word in tiny_settings if "dictionary" not in word]
+        settings = [*tiny_settings, "views.order=[crop]", "epochs=13", *size]
+        plan = make_plan(
+            photos,
+            recipe=set_fields(MOCO_V2, settings),
+            run=tmp_path / "run",
+            device="cpu",
+            workers=0,
+        )
+    else:
+        plan = plan_of(photos, tiny_settings, tmp_path / "run", *size)
+    notes = Notes()
+    pretraining.train(plan, report=notes)
+    assert notes.lines == []
+
+
+def test_a_queue_that_stands_still_is_told(
+    photos: Path, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Queue, "store", lambda *_: None)
+    notes = Notes()
+    pretraining.train(plan_of(photos, tiny_settings, tmp_path / "run"), report=notes)
+    (line,) = [line for line in notes.lines if "not updated" in line]
+    assert line.startswith("the queue is not updated: 64 of its 64 keys")
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 4, 9])
+def test_a_queue_that_fills_is_as_empty_as_it_may_be(batches: int) -> None:
+    queue = Queue(60, 4)
+    for _ in range(batches):
+        queue.store(torch.randn(16, 4), torch.arange(16))
+    assert sign_of_a_still_queue(queue, 16 * batches) is None
+    assert (sign_of_a_still_queue(queue, 16 * batches + 16) is None) == (batches >= 4)
+
+
+def rows_of(gap: float, loss: float, count: int = WATCHED_STEPS) -> list[dict[str, Any]]:
+    return [
+        {"step": step, "loss": loss, "positive_similarity": 0.9, "negative_similarity": 0.9 - gap}
+        for step in range(count)
+    ]
+
+
+def test_collapse_needs_both_a_loss_at_chance_and_no_gap() -> None:
+    assert sign_of_collapse(rows_of(0.0, 6.93), 6.93)
+    assert sign_of_collapse(rows_of(0.01, 6.93), 6.93) is None  # as runs begin
+    assert sign_of_collapse(rows_of(0.0, 5.5), 6.93) is None
+    assert sign_of_collapse(rows_of(0.0, 6.93, WATCHED_STEPS - 1), 6.93) is None
+
+
+def test_steps_that_were_left_out_say_nothing_of_health() -> None:
+    left_out = {"step": 40, "loss": None, "positive_similarity": None, "negative_similarity": None}
+    assert sign_of_collapse([*rows_of(0.0, 6.93), left_out], 6.93)
