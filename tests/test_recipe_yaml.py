@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from moco.errors import CheckpointError, UsageError
 from moco.found_recipe import NAMES, find_recipe
+from moco.plain_yaml import MOST_BYTES
 from moco.recipe import Recipe
 from moco.recipe_files import field_names, flat_fields, recipe_yaml, set_fields, write_recipe
-from moco.recipe_yaml import MOST_BYTES, read_recipe_file
+from moco.recipe_yaml import read_recipe_file
 from moco.recipes import CIFAR10_RESNET18, MOCO_V2, MOCO_V3_RESNET50, RECIPES
 from moco.small import small_recipe
 

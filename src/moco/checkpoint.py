@@ -6,7 +6,7 @@
                                 manifest.json       size and SHA-256 of each file, format version
     latest                      the newest one's name, a text file
 
-Nothing else in the package reads or writes pickled files.
+Nothing else in the package writes pickled files; `checkpoint_reading` reads them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from moco.checkpoint_reading import read_json, read_train_state, read_weights
 from moco.errors import CheckpointError, StorageError
+from moco.plain_files import open_regular, through_no_link
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
 
@@ -135,16 +137,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     verify(folder)
     try:
-        about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "recipe.json")
         identity = Identity(
             recipe_from_dict(about["recipe"]),
             int(about["seed"]),
             int(about["image_count"]),
             str(about["image_fingerprint"]),
         )
-        train_state = torch.load(folder / "train_state.pt", map_location="cpu", weights_only=True)
-        model = load_file(folder / "model.safetensors")
-        return Checkpoint(int(train_state["step"]), model, train_state, identity)
+        train_state = read_train_state(folder / "train_state.pt")
+        model = read_weights(folder / "model.safetensors")
+        step = int(train_state["step"])
+        if step < 0:
+            raise ValueError(f"train_state.pt: its step is {step}")
+        return Checkpoint(step, model, train_state, identity)
     except Exception as error:  # whatever a file holds, it is the file that is wrong
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
 
@@ -156,13 +161,17 @@ def verify(folder: Path) -> None:
         CheckpointError: The first file that does not match, by name.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         version, files = int(manifest["format_version"]), dict(manifest["files"])
         expected = {str(name): (entry["sha256"], entry["bytes"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"checkpoint {folder} has no readable manifest.json") from error
     if version > FORMAT_VERSION:
-        raise NewerFormatError(f"checkpoint {folder} has format {version}; update moco to read it")
+        raise NewerFormatError(
+            f"checkpoint {folder} has format {version!s:.20}; update moco to read it"
+        )
+    if odd := [name for name in expected if "/" in name or "\\" in name]:
+        raise CheckpointError(f"checkpoint {folder} lists {odd[0]:.80}, which is not beside it")
     for name in ("model.safetensors", "train_state.pt", "recipe.json"):
         if name not in expected:
             raise CheckpointError(f"checkpoint {folder} lists no {name}")
@@ -245,12 +254,12 @@ def _verifies(folder: Path) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=through_no_link) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

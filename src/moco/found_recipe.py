@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moco.errors import UsageError
+from moco.plain_yaml import ENDINGS
 from moco.recipe import Recipe
 from moco.recipe_files import change_fields, field_names, read_recipe
-from moco.recipe_yaml import ENDINGS, RecipeFile, read_recipe_file
+from moco.recipe_yaml import RecipeFile, read_recipe_file
 from moco.recipes import MOCO_V1, RECIPES
 
 SMALL = "small"

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 
 from moco.checkpoint import Checkpoint, load_checkpoint, load_newest
@@ -47,16 +48,19 @@ def load_with_recipe(
         raise UsageError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
     checkpoint = _checkpoint_at(Path(path), passed_over)
     recipe = checkpoint.identity.recipe
-    encoder = build_encoder(recipe.encoder, recipe.views)
     weights = {
         name.removeprefix("encoder."): value
         for name, value in checkpoint.model.items()
         if name.startswith("encoder.")
     }
     try:
+        with torch.device("meta"):  # a network as large as a recipe says, without its memory
+            build_encoder(recipe.encoder, recipe.views).load_state_dict(weights, assign=True)
+        encoder = build_encoder(recipe.encoder, recipe.views)
         encoder.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its own recipe: {error}") from error
+    except (UsageError, RuntimeError) as error:
+        reason = str(error).partition("\n\t")[2].partition("\n")[0] or error
+        raise CheckpointError(f"{path} does not fit its own recipe: {reason!s:.300}") from error
     network: nn.Module = encoder if part == "encoder" else encoder.backbone
     return network.eval(), recipe
 

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from moco.errors import CheckpointError, UsageError
+from moco.plain_files import write_own
+from moco.plain_yaml import read_yaml
 from moco.recipe import Recipe
 
 OTHER_NAMES = {
@@ -158,7 +160,7 @@ def field_yaml(name: str, value: Any) -> str:
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write the recipe as YAML, whole or not at all."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(recipe_yaml(recipe), encoding="utf-8")
+    write_own(aside, recipe_yaml(recipe))
     os.replace(aside, path)
 
 
@@ -169,7 +171,8 @@ def read_recipe(path: Path) -> Recipe:
         CheckpointError: The file is missing or not a recipe.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        root = read_yaml(path)
+        values = yaml.constructor.SafeConstructor().construct_document(root) if root else None
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is not a recipe")
         return recipe_from_dict(values)
@@ -234,7 +237,9 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if get_origin(hint) is Literal:
         if value not in get_args(hint) or isinstance(value, bool):
             choices = ", ".join(get_args(hint))
-            raise UsageError(f"{name} must be one of {choices}, got {_shown(value)}")
+            near = difflib.get_close_matches(str(value), get_args(hint), n=1)
+            meant = f"; did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"{name} must be one of {choices}, got {_shown(value)}{meant}")
         return value
     if hint is float and isinstance(value, str):
         value = _float_of(value)  # YAML reads 1e-3 as text

@@ -5,10 +5,7 @@ A file is read before anything else is done, so it may hold anything: it is refu
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +14,12 @@ from typing import Any, NoReturn
 import yaml
 
 from moco.errors import UsageError
+from moco.plain_yaml import line_of, read_yaml, refusal
 from moco.recipe import Recipe
 from moco.recipe_files import check_value, field_names, resolve_field
 
-MOST_BYTES = 1 << 16
-"""A whole recipe with its comments takes about 7 kB."""
-MOST_LEVELS = 8
 ODD = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9]+(:[0-9]+)+")
 """Numbers that YAML 1.1 reads as 256 for 0400, and as 90 for 1:30."""
-ENDINGS = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class RecipeFile:
 
     def refusal(self, message: str, name: str = "") -> UsageError:
         """Return the error that points at the line of a field, or at the file's first."""
-        return _refusal(self.path, self.lines.get(name, 1), message)
+        return refusal(self.path, self.lines.get(name, 1), message)
 
     def blame(self, error: UsageError, others: Collection[str] = ()) -> UsageError:
         """Return the error with the line of the field it names, as it is where none is ours.
@@ -64,17 +58,14 @@ def read_recipe_file(path: Path) -> RecipeFile:
         UsageError: No such file, not YAML, an unknown or repeated field, or a wrong type; with
             FILE:LINE and the remedy.
     """
-    text = _read_text(path)
-    try:
-        _refuse_tricks(path, text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise _refusal(path, *_line_and_reason(error, text)) from error
+    root = read_yaml(path)
     if root is None:
-        raise _refusal(path, 1, "the file is empty; begin it with a line such as 'base: moco-v2'")
+        raise refusal(path, 1, "the file is empty; begin it with a line such as 'base: moco-v2'")
     if not isinstance(root, yaml.MappingNode):
-        raise _refusal(
-            path, _line(root), "a recipe file holds fields; write lines such as 'temperature: 0.1'"
+        raise refusal(
+            path,
+            line_of(root),
+            "a recipe file holds fields; write lines such as 'temperature: 0.1'",
         )
     reader = _Reader(path)
     reader.read_fields(root, "")
@@ -124,14 +115,14 @@ class _Reader:
         except UsageError as error:
             if str(error).startswith(f"{self.path}:"):
                 raise
-            raise _refusal(self.path, _line(key), str(error)) from error
+            raise refusal(self.path, line_of(key), str(error)) from error
 
     def note(self, name: str, key: yaml.Node) -> None:
         if name in self.lines:
             self.refuse(
                 key, f"'{name}' is given twice, first in line {self.lines[name]}; keep one of them"
             )
-        self.lines[name] = _line(key)
+        self.lines[name] = line_of(key)
 
     def value_of(self, name: str, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):
@@ -146,85 +137,9 @@ class _Reader:
         try:
             return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: 2001-99-99 is no date
-            raise _refusal(
-                self.path, _line(node), f"the value of '{name}' is not readable; write it plainly"
+            raise refusal(
+                self.path, line_of(node), f"the value of '{name}' is not readable; write it plainly"
             ) from error
 
     def refuse(self, node: yaml.Node, message: str) -> NoReturn:
-        raise _refusal(self.path, _line(node), message)
-
-
-def _read_text(path: Path) -> str:
-    """Return the file's text; a pipe or a device is never opened, so that nothing hangs."""
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise UsageError(f"{path}: this is a directory; name a recipe file such as mine.yaml")
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path}: this is no ordinary file; copy it into one")
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, UsageError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{path}: {reason}; {_nearest_file(path)}") from error
-    if len(content) > MOST_BYTES:
-        raise UsageError(f"{path}: more than {MOST_BYTES >> 10} kB is no recipe; name another file")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _refusal(path, line, "this is not UTF-8 text; save it as UTF-8") from error
-
-
-def _nearest_file(path: Path) -> str:
-    try:
-        names = [name for name in os.listdir(path.parent) if name.endswith(ENDINGS)]
-    except (OSError, ValueError):
-        names = []
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "name a recipe file"
-
-
-def _refuse_tricks(path: Path, text: str) -> None:
-    """Refuse what can make a small file large or run code, before anything is built from it."""
-    level, documents = 0, 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-        if documents > 1:
-            raise _refusal(path, line, "a second document begins here; keep one")
-        if getattr(event, "anchor", None):
-            raise _refusal(path, line, "anchors and aliases (& and *) are not read; write it out")
-        if getattr(event, "tag", None):
-            raise _refusal(path, line, "tags (!) are not read; write the value plainly")
-        level += isinstance(event, yaml.CollectionStartEvent)
-        level -= isinstance(event, yaml.CollectionEndEvent)
-        if level > MOST_LEVELS:
-            raise _refusal(path, line, "lists or fields are nested too deeply; no field needs that")
-
-
-def _line_and_reason(error: yaml.YAMLError, text: str) -> tuple[int, str]:
-    if isinstance(error, yaml.reader.ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return line, "a character that no text has; save the file as plain text"
-    mark = getattr(error, "problem_mark", None)
-    begun = getattr(error, "context_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    is_unfinished = mark is not None and mark.index >= len(text.rstrip())
-    if begun is not None and (is_unfinished or "could not find expected ':'" in problem):
-        mark = begun  # what is noticed later is wrong where it began
-    line = mark.line + 1 if mark is not None else 1
-    if "'\\t'" in problem:
-        return line, "a tab stands here; indent with spaces"
-    return line, f"not readable as YAML ({problem}); mend this line"
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _refusal(path: Path, line: int, message: str) -> UsageError:
-    return UsageError(f"{path}:{line}: {message}")
+        raise refusal(self.path, line_of(node), message)

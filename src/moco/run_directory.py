@@ -24,6 +24,7 @@ from moco.continuation import check_continuation, refuse_difference
 from moco.data.batches import Skipped
 from moco.data.images import Images, UnreadableImageError
 from moco.errors import CheckpointError, StorageError, UsageError
+from moco.plain_files import read_small, write_own
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
 from moco.run_lock import LOCK_NAME, RunLock
@@ -39,6 +40,9 @@ RUN_FILES = (
     "checkpoints",
     "latest",
 )
+
+
+MOST_STATUS_BYTES = 1 << 20
 
 
 class RunDirectory:
@@ -219,7 +223,7 @@ class RunDirectory:
         }
         try:
             aside = self.path / ".status.tmp"
-            aside.write_text(json.dumps(status, indent=1), encoding="utf-8")
+            write_own(aside, json.dumps(status, indent=1))
             os.replace(aside, self.path / "status.json")
         except OSError as error:
             raise self._not_written("status.json", error) from error
@@ -227,9 +231,9 @@ class RunDirectory:
     def mark_done(self, steps: int) -> None:
         """Say so in status.json, where a kill came between the last checkpoint and its status."""
         try:
-            status = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            status = json.loads(read_small(self.path / "status.json", MOST_STATUS_BYTES))
             is_told = status["state"] == "done"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             is_told = False
         if not is_told:
             self._read_skipped()
@@ -266,7 +270,8 @@ class RunDirectory:
         """Drop the lines of steps that the run will take again, and a line cut short by a kill."""
         path = self.path / name
         if path.exists() or name == "metrics.jsonl":
-            replace_lines(path, [row for row in read_lines(path) if row.get("step", step) < step])
+            rows = [row for row in read_lines(path) if isinstance(row.get("step"), int)]
+            replace_lines(path, [row for row in rows if row["step"] < step])
 
     def _read_skipped(self) -> None:
         for line in read_lines(self.path / "skipped.jsonl"):

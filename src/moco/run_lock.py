@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from moco.errors import UsageError
+from moco.plain_files import through_no_link
 
 LOCK_NAME = ".lock"
 
@@ -40,7 +41,7 @@ class RunLock:
 
     def _locked(self) -> int | None:
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = through_no_link(str(self.path), os.O_RDWR | os.O_CREAT)
         except OSError:
             return None  # whoever writes there next says why that cannot be
         try:

@@ -7,17 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from moco.plain_files import open_regular, through_no_link, write_own
+
 
 def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add a line for each row; raises OSError."""
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", opener=through_no_link) as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def replace_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Put rows in the place of all that are there, whole or not at all; raises OSError."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_own(aside, "".join(json.dumps(row) + "\n" for row in rows))
     os.replace(aside, path)
 
 
@@ -31,10 +33,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with open_regular(path) as file:
+        content = file.read().decode("utf-8", "replace")
+    for text in content.splitlines():
         try:
             row = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)

@@ -17,7 +17,7 @@ from moco.contrast import Contrast
 from moco.data.batches import Skipped
 from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
-from moco.errors import DataError, DivergedError
+from moco.errors import CheckpointError, DataError, DivergedError
 from moco.health import HealthWatch
 from moco.nonfinite import MOST_IN_A_ROW, LeftOut
 from moco.plan import Plan
@@ -61,7 +61,20 @@ class Session:
         self.health = HealthWatch(self.plan.recipe.chance_loss)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the checkpoint: weights, keys, optimizer, random state, step."""
+        """Go on from the checkpoint: weights, keys, optimizer, random state, step.
+
+        Raises:
+            CheckpointError: It does not fit the recipe that it names.
+        """
+        try:
+            self._take_up(checkpoint)
+        except Exception as error:  # whatever a file holds, it is the file that is wrong
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.step} does not fit its own recipe: {reason}"
+            ) from error
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
         self.contrast.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.train_state["optimizer"])
         if (state := own_random_state(checkpoint.train_state, "cpu")) is not None:

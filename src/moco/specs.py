@@ -74,8 +74,8 @@ class EncoderSpec:
         require(1 / 64 <= self.width <= 64, f"encoder.width must be 1/64 to 64, got {self.width:g}")
         blocks = self.stage_blocks
         require(
-            len(blocks) in (0, 4) and all(count >= 1 for count in blocks),
-            f"encoder.stage_blocks must be 4 counts of at least 1, got {list(blocks)}",
+            len(blocks) in (0, 4) and all(1 <= count <= 1000 for count in blocks),
+            f"encoder.stage_blocks must be 4 counts of 1 to 1000, got {list(blocks)}",
         )
 
 

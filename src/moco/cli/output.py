@@ -6,11 +6,10 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print the text, letters that the output cannot hold as escapes."""
+    """Print the text, letters that the output cannot hold or that steer a terminal as escapes."""
     if sys.stdout is None:  # closed by whoever started the command
         return
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    print("\n".join(printable(line) for line in text.split("\n")))
 
 
 def printable(text: str) -> str:

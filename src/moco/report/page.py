@@ -52,32 +52,32 @@ def page(title: str, sections: Sequence[str]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{''.join(sections)}</body></html>\n"
+        "img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
+        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>"
+        f"<h1>{_text(title)}</h1>{''.join(sections)}</body></html>\n"
     )
 
 
 def section(heading: str, *parts: str) -> str:
     """Return a headed section of HTML parts."""
-    return f"<section><h2>{escape(heading)}</h2>{''.join(parts)}</section>"
+    return f"<section><h2>{_text(heading)}</h2>{''.join(parts)}</section>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
     """Return a paragraph of plain text."""
-    return f'<p class="{kind}">{escape(text)}</p>'
+    return f'<p class="{kind}">{_text(text)}</p>'
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], best: int | None = None) -> str:
     """Return a table of plain text; text after a line break in a cell is set small."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{_text(column)}</th>" for column in columns)
     body = []
     for number, row in enumerate(rows):
         cells = []
         for cell in row:
             large, _, small = cell.partition("\n")
-            note = f"<br><small>{escape(small)}</small>" if small else ""
-            cells.append(f'<td class="figure">{escape(large)}{note}</td>')
+            note = f"<br><small>{_text(small)}</small>" if small else ""
+            cells.append(f'<td class="figure">{_text(large)}{note}</td>')
         kind = ' class="best"' if number == best else ""
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     return (
@@ -106,9 +106,18 @@ def neighbour_rows(rows: Sequence[tuple[Cell, Sequence[Cell], Sequence[Cell]]]) 
     return "".join(parts) + "</div></div>"
 
 
+def _text(text: str) -> str:
+    """Return plain text as HTML; marks that would steer the reader's eye are shown as escapes."""
+    visible = (
+        letter if letter.isprintable() else f"\\x{ord(letter):02x}"
+        for letter in text.replace("\n", " ")
+    )
+    return escape("".join(visible), quote=True)
+
+
 def _picture(cell: Cell) -> str:
     kind = {None: "plain", True: "same", False: "other"}[cell.same_class]
-    name = escape(cell.name, quote=True)
+    name = _text(cell.name)
     return (
         f'<div class="{kind}"><img alt="{name}" title="{name}" '
         f'src="data:image/jpeg;base64,{_encoded(cell.picture)}"></div>'

@@ -28,6 +28,7 @@ from moco.evaluate.labelled import LabelledImages
 from moco.evaluate.linear import linear_class_scores
 from moco.evaluate.monitor import knn_monitor
 from moco.loading import load_with_recipe
+from moco.plain_files import read_small
 from moco.plan import Plan, make_plan
 from moco.plan import fingerprint as fingerprint_of
 from moco.pretraining import train
@@ -40,6 +41,7 @@ from moco.specs import BAD_LIMIT, ViewsSpec
 Scores = dict[str, Any]
 """What scores.json holds: linear, knn_200, knn_20, pretext_top1, loss (0 to 1 but the last),
 seconds, and failed, the reason why there are no others, or empty."""
+MOST_SCORES_BYTES = 1 << 20
 MOST_PIXELS = 1 << 28
 """Numbers that the linear probe of raw pixels may fit in memory: 87,000 images of 32 pixels."""
 CELL_NAME, CELL_SOURCE = "study-cell", "a cell of `moco study`"
@@ -233,8 +235,8 @@ def epoch_curves(directory: Path) -> dict[str, list[float]]:
 def read_scores(directory: Path) -> Scores | None:
     """Return a cell's scores, None where it is not done."""
     try:
-        scores = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        scores = json.loads(read_small(directory / "scores.json", MOST_SCORES_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
     return scores if isinstance(scores, dict) else None
 

@@ -17,6 +17,7 @@ from moco.data.images import Images
 from moco.errors import InterruptedRunError, UsageError
 from moco.evaluate.labelled import matching_images
 from moco.evaluate.paired import Difference, paired_difference
+from moco.plain_files import read_small
 from moco.plan import CACHE_BYTES, make_plan
 from moco.progress import Report
 from moco.recipe import Recipe
@@ -34,6 +35,8 @@ from moco.studies.cells import (
     write_whole,
 )
 from moco.studies.spec import Claim, Setting, Study
+
+MOST_FILE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,10 +286,12 @@ def cells_left(grid: Grid) -> list[tuple[Setting, int]]:
 def _stored_plan(path: Path) -> dict[str, Any]:
     """Return the plan that a study's file has, empty without one."""
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))["plan"]
+        plan = json.loads(read_small(path, MOST_FILE_BYTES))["plan"]
+        _ = plan["device"], plan["precision"], int(plan["recipe"]["epochs"])
+        _ = plan["images"]["count"], plan["test"]["count"]
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{path} is no study's file ({error}); choose another --run or remove it"
         ) from error
