@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from moco.checkpoint import Checkpoint, load_newest, save_checkpoint
+from moco.cli.main import main
 from moco.data.batches import Batch
 from moco.plan import make_plan
 from moco.recipe import Recipe
@@ -60,6 +62,16 @@ def train_job(job: Job) -> None:
     job.fault()
     plan = make_plan(job.images, recipe=job.recipe, run=job.run, device="cpu", workers=job.workers)
     pretraining.train(plan, monitor=drawing_monitor)
+
+
+def run_command(command: list[str], run: Path) -> None:
+    """Do what `moco` does, in a process group of its own."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        sys.exit(main([*command, "--run", str(run)]))
 
 
 def replace_everywhere(old: object, new: object) -> None:

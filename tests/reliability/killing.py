@@ -253,12 +253,13 @@ def _leaves(place: str, value: Any) -> Iterator[tuple[str, bytes]]:
 def living(group: int, patience: float = WORKERS_END_SECONDS) -> list[int]:
     """Return the processes of a group that are still there after the time a worker may take."""
     until = time.monotonic() + patience
-    while (found := _members(group)) and time.monotonic() < until:
+    while (found := members(group)) and time.monotonic() < until:
         time.sleep(0.05)
     return found
 
 
-def _members(group: int) -> list[int]:
+def members(group: int) -> list[int]:
+    """Return the processes of a group, those left out that have ended and wait to be asked why."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
