@@ -53,6 +53,11 @@ def is_finite_everywhere(loss: Tensor, weights: Iterable[Tensor]) -> bool:
     return not any(largest([int(not figures.isfinite().all())]))
 
 
+def finite_or_none(value: float) -> float | None:
+    """Return what JSON can hold."""
+    return value if math.isfinite(value) else None
+
+
 class KeptBuffers:
     """What a forward pass moves by itself, running statistics, to put back if it was in vain.
 

@@ -19,7 +19,7 @@ from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import CheckpointError, DataError, DivergedError
 from moco.health import HealthWatch
-from moco.nonfinite import MOST_IN_A_ROW, LeftOut
+from moco.nonfinite import MOST_IN_A_ROW, LeftOut, finite_or_none
 from moco.plan import Plan
 from moco.processes import gather_lists, largest, together, unhurried
 from moco.progress import Report
@@ -275,11 +275,6 @@ class Session:
         self.directory.write_status(
             state, step=self.step, steps=self.plan.steps, code=code, reason=reason
         )
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return what JSON can hold."""
-    return value if math.isfinite(value) else None
 
 
 def shortened(name: str) -> str:
