@@ -118,7 +118,8 @@ def prove_by_killing(
     *,
     kills: int,
     seed: int,
-    steps: tuple[int, int] = (0, 8),
+    inside_save: int = 0,
+    steps: tuple[int, int] = (0, 4),
     read: Reader = load_newest,
 ) -> Proof:
     """Kill runs of the job at so many random moments, each resumed, each brought to its end.
@@ -129,16 +130,21 @@ def prove_by_killing(
         job: its run's name is the beginning of the names of all runs that this takes.
         unbroken: what each of them must equal.
         seed: of the moments, which are in proportion to the unbroken run's.
+        inside_save: how many kills have to meet a save; up to twice as many are made for that.
         steps: how many a start may take before it is killed; from 0, it may have taken up nothing.
         read: how a run's state is read back.
     """
     proof, draw, began, groups = Proof(), random.Random(seed), time.monotonic(), []
     number = 0
-    while not proof.refusals and (proof.kills < kills or not proof.finished):
+
+    def goes_on() -> bool:
+        return proof.kills < kills or (proof.inside_save < inside_save and proof.kills < 2 * kills)
+
+    while not proof.refusals and (goes_on() or not proof.finished):
         own = replace(job, run=job.run.with_name(f"{job.run.name}-{number}"))
         number += 1
         while True:
-            moment = _moment(draw, unbroken, steps) if proof.kills < kills else PATIENCE_SECONDS
+            moment = _moment(draw, unbroken, steps) if goes_on() else PATIENCE_SECONDS
             if not _is_killed(proof, own, read, groups, moment):
                 break
             own = replace(own, workers=2 if proof.kills % 5 == 4 else 0)

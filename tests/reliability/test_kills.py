@@ -68,10 +68,10 @@ def test_killed_runs_end_bitwise_equal(
     tmp_path: Path,
 ) -> None:
     job = Job(photos, recipes[name], tmp_path / "run")
-    proof = prove_by_killing(job, unbroken[name], kills=KILLS, seed=1)
+    proof = prove_by_killing(job, unbroken[name], kills=KILLS, seed=1, inside_save=4)
     tell(f"R1 {name}: {proof}")
     proof.check()
-    assert proof.kills == KILLS
+    assert proof.kills >= KILLS
     assert proof.inside_save >= 4
 
 

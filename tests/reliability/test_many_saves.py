@@ -20,7 +20,7 @@ from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2
 
-SAVES, LOOK_EVERY, SETTLED = 3000, 100, 500
+SAVES, LOOK_EVERY, SETTLED = 5000, 100, 500
 """Memory is looked at once the first saves have filled what they reuse."""
 SOAK_SECONDS = 1500
 MOST_GROWTH_MB = 1.0
