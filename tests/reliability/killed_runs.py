@@ -143,8 +143,8 @@ def without_data_position() -> None:
     """Begin again with the first batch, whatever step it is."""
     load = pretraining.load_plan
 
-    def load_from_start(plan: Any, *, start: int, stop: int) -> Iterator[Batch]:
-        for batch in load(plan, start=0, stop=stop - start):
+    def load_from_start(plan: Any, *, start: int, stop: int, notes: Any) -> Iterator[Batch]:
+        for batch in load(plan, start=0, stop=stop - start, notes=notes):
             batch.step += start
             yield batch
 

@@ -156,6 +156,8 @@ def test_a_disk_that_becomes_read_only_ends_the_run(
     run = small_disk / "run"
     # what a failing disk does by itself, a command may only do to one that nobody writes
     monkeypatch.setattr(RunLock, "acquire", lambda _: None)
+    plain = pretraining.watch_over
+    monkeypatch.setattr(pretraining, "watch_over", lambda plan, _: plain(plan))  # no stacks' file
 
     def protect() -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -222,20 +224,25 @@ def test_a_disk_that_fails_to_write_is_no_saved(
     assert [row["step"] for row in read_lines(run / "metrics.jsonl")] == list(range(STEPS))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_metrics_that_cannot_be_written_end_the_run(
     photos: Path, recipe: Recipe, tmp_path: Path, save_at: Callable[..., None]
 ) -> None:
-    run = tmp_path / "run"
+    resource = pytest.importorskip("resource")
+    run, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill_metrics() -> None:
-        (run / "metrics.jsonl").unlink()
-        (run / "metrics.jsonl").symlink_to("/dev/full")
+    def let_no_file_grow() -> None:
+        most = (run / "metrics.jsonl").stat().st_size + 10  # within the next line
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
 
     save_at(4, 8)
-    with pytest.raises(StorageError, match=r"metrics\.jsonl: No space left on device"):
-        pretraining.train(plan_of(photos, recipe, run), stop=After(5, fill_metrics))
+    try:
+        with pytest.raises(StorageError, match=r"metrics\.jsonl: File too large"):
+            pretraining.train(plan_of(photos, recipe, run), stop=After(5, let_no_file_grow))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert steps_kept(run) == [4]
+    pretraining.train(plan_of(photos, recipe, run))
+    assert [row["step"] for row in read_lines(run / "metrics.jsonl")] == list(range(STEPS))
 
 
 def test_a_status_that_cannot_be_written_hides_no_other_failure(
