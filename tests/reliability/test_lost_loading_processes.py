@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ranks import (
@@ -20,6 +22,8 @@ from ranks import (
     status_of,
     wait_for,
 )
+
+from moco.data.workers import end_hung_processes
 
 TIMEOUT = 3
 WITHIN = TIMEOUT + 5
@@ -101,3 +105,12 @@ def test_a_loading_process_does_not_outlive_a_killed_run(
         assert ranks.wait(10) == [-signal.SIGKILL]
         assert left_after(loading) == []
     assert shared_memory_of([pid, *loading]) == []
+
+
+def test_one_that_ended_meanwhile_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = multiprocessing.get_context("fork").Process(target=int)
+    ended.start()
+    ended.join()
+    notes = SimpleNamespace(at=lambda: {ended.pid: (3, 9.0)}, keep=lambda: None)
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [ended])
+    end_hung_processes(notes)  # type: ignore[arg-type]

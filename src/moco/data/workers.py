@@ -127,7 +127,8 @@ def end_hung_processes(notes: ImageNotes) -> None:
     own = [child for child in multiprocessing.active_children() if child.pid in notes.at()]
     if STACK_SIGNAL is not None:
         for child in own:
-            os.kill(child.pid or 0, STACK_SIGNAL)
+            with suppress(ProcessLookupError):  # another thread ended it meanwhile
+                os.kill(child.pid or 0, STACK_SIGNAL)
         time.sleep(STACK_SECONDS)
     is_main = threading.current_thread() is threading.main_thread()
     # torch answers the end of each with an error of its own
