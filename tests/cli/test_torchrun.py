@@ -145,8 +145,14 @@ def test_a_hangup_saves_unless_it_is_ignored(monkeypatch: pytest.MonkeyPatch) ->
             with StopSignals() as signals:
                 os.kill(os.getpid(), signal.SIGHUP)
                 assert signals.asked() == expected
-            assert signal.getsignal(signal.SIGHUP) == handler
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # also once it was asked
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopSignals():
+            pass
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, before)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from moco.checkpoint import load_newest
 from moco.cli.main import main
 from moco.run_records import read_lines
 
+workers_module = importlib.import_module("moco.data.workers")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 EPOCHS, STEPS_PER_EPOCH, PATIENCE, STOPS = 40, 4, 60, 20
 CODES = {
@@ -144,3 +146,19 @@ def test_a_second_interrupt_stops_at_once_and_loses_no_checkpoint(
     assert json.loads((run / "status.json").read_text())["code"] == 130
     assert main(arguments) == 0
     assert_equal_end(run, unbroken)
+
+
+def test_a_signal_to_a_loading_process_that_only_begins_is_survived(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = workers_module.leave_signals_to_the_run
+
+    def signalled_first(worker: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        plain(worker)
+
+    monkeypatch.setattr(workers_module, "leave_signals_to_the_run", signalled_first)
+    settings = ["--run", str(tmp_path / "run"), "--workers", "2", "--epochs", "1"]
+    assert main([*command, *settings]) == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()

@@ -11,7 +11,9 @@ class StopSignals:
     """While in use, TERM, HUP, INT, USR1 and USR2 only set what `asked` returns.
 
     `asked` is None, or the exit code to stop with: 130 for INT, 75 for the others, and for a run
-    whose launcher is gone. A HUP that is ignored already, as under nohup, stays so.
+    whose launcher is gone. A HUP that is ignored already, as under nohup, stays so. Once a stop was
+    asked for, further signals but INT are ignored to the end of the process: it is about to end
+    with its code, and launchers like to ask twice.
     """
 
     def __init__(self) -> None:
@@ -37,7 +39,8 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            is_over = self.code is not None and number != signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if is_over else handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.code == 130:

@@ -12,7 +12,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from moco.data.batches import Batch, Batches
-from moco.data.workers import LOADER_TIMEOUT_SECONDS, TOO_LATE, ImageNotes, end_hung_processes
+from moco.data.workers import (
+    LOADER_TIMEOUT_SECONDS,
+    TOO_LATE,
+    ImageNotes,
+    end_hung_processes,
+    stop_signals_held,
+)
 from moco.errors import MocoError
 
 LOOK_SECONDS = 0.5
@@ -72,7 +78,8 @@ def load_batches(
         worker_init_fn=batches.notes.begin,
     )
     overdue = Overdue(batches.notes, timeout) if workers else None
-    made = iter(loader)
+    with stop_signals_held():
+        made = iter(loader)
     while True:
         try:
             batch = overdue.wait_for(made) if overdue is not None else next(made)

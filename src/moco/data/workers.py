@@ -15,8 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from types import FrameType
@@ -143,6 +143,29 @@ def end_hung_processes(notes: ImageNotes) -> None:
             signal.signal(signal.SIGCHLD, before)
 
 
+STOP_SIGNALS = frozenset(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has two of them
+)
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Hold back signals to stop while loading processes start.
+
+    What starts has no answer to them yet, and would end; `leave_signals_to_the_run` gives it one.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_the_run(_worker: int) -> None:
     """Let a loading process outlive a signal to its whole group: the run answers it, and saves.
 
@@ -154,6 +177,8 @@ def leave_signals_to_the_run(_worker: int) -> None:
         if number is not None:
             signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_at_the_next)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     _end_with_the_run()
 
 
