@@ -435,6 +435,27 @@ def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EACCES, "allow writing there"),
+        (errno.EROFS, "allow writing there"),
+        (errno.EIO, "see to that disk"),
+    ],
+)
+def test_the_remedy_is_of_what_failed(
+    number: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, content: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    with pytest.raises(StorageError, match=f"{os.strerror(number)}; {remedy}, then"):
+        save_checkpoint(tmp_path, made(1))
+
+
 def test_a_manifest_that_leaves_a_file_out_is_refused(run: Path) -> None:
     path = run / "checkpoints" / "step_00000008" / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moco.contrast import Contrast, Contrasted
 from moco.data.order import Order
+from moco.errors import UsageError
 from moco.plan import make_plan
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
@@ -102,3 +103,8 @@ def test_batches_come_in_the_order_of_the_plans_seed_and_window(
     order = Order(np.full(8, 8), seed=9, window=window)
     wanted = [order.images_at(epoch, np.arange(64)).tolist() for epoch in (0, 1)]
     assert seen == wanted[0] + wanted[1]
+
+
+def test_a_list_of_arrays_is_told_how_to_serve() -> None:
+    with pytest.raises(UsageError, match=r"got a list; wrap .* in .*SequenceImages"):
+        make_plan([np.zeros((8, 8, 3), np.uint8)] * 4)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moco.checkpoint_reading import read_json, read_train_state, read_weights
-from moco.errors import CheckpointError, StorageError
+from moco.errors import CheckpointError, StorageError, storage_remedy
 from moco.plain_files import open_regular, through_no_link
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
@@ -92,8 +92,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(
-            f"cannot write checkpoint {folder / name}: {reason}; make room, then the same command "
-            "goes on from the last one"
+            f"cannot write checkpoint {folder / name}: {reason}; {storage_remedy(error)}, then "
+            "the same command goes on from the last one"
         ) from error
     _rotate(folder, name)
     return folder / name

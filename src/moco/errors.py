@@ -5,6 +5,8 @@ The codes are documented in `docs/exit_codes.md`. Anything else that escapes is 
 
 from __future__ import annotations
 
+import errno
+
 
 class MocoError(Exception):
     """A failure whose message has cause and remedy; the command returns `exit_code`."""
@@ -34,6 +36,17 @@ class StorageError(MocoError, OSError):
     """A directory or file cannot be written, or the disk is full (exit code 5)."""
 
     exit_code = 5
+
+
+def storage_remedy(error: Exception) -> str:
+    """Return what to do about a file that cannot be written, by what the system says of it."""
+    match getattr(error, "errno", None):
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "allow writing there"
+        case errno.EIO | errno.ENOENT | errno.ESTALE | errno.ENODEV | errno.ENXIO:
+            return "see to that disk"
+        case _:
+            return "make room"
 
 
 class CheckpointError(MocoError, ValueError):

@@ -115,6 +115,11 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     if isinstance(images, str | Path):
         readers = max(1, workers) * local_processes()
         images = open_images(images, cache_bytes=CACHE_BYTES // readers)
+    if not isinstance(images, Images):
+        raise UsageError(
+            f"images must be a path or have read() and name(), got a {type(images).__name__}; "
+            "wrap a sequence or a torch Dataset in moco.data.sources.sequence.SequenceImages"
+        )
     changes = dict(read_setting(setting) for setting in settings)
     if epochs is not None:
         changes["epochs"] = epochs

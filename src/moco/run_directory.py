@@ -23,7 +23,7 @@ from moco.checkpoint import Checkpoint, Identity, load_newest
 from moco.continuation import check_continuation, refuse_difference
 from moco.data.batches import Skipped
 from moco.data.images import Images, UnreadableImageError
-from moco.errors import CheckpointError, StorageError, UsageError
+from moco.errors import CheckpointError, StorageError, UsageError, storage_remedy
 from moco.plain_files import read_small, write_own
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe, recipe_difference, write_recipe
@@ -249,8 +249,8 @@ class RunDirectory:
 
     def _not_written(self, name: str, error: OSError) -> StorageError:
         return StorageError(
-            f"cannot write {self.path / name}: {error.strerror or error}; make room, then the same "
-            "command goes on from the last checkpoint"
+            f"cannot write {self.path / name}: {error.strerror or error}; "
+            f"{storage_remedy(error)}, then the same command goes on from the last checkpoint"
         )
 
     def _put_old_run_aside(self) -> None:

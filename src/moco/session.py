@@ -17,7 +17,7 @@ from moco.contrast import Contrast
 from moco.data.batches import Skipped
 from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
-from moco.errors import CheckpointError, DataError, DivergedError
+from moco.errors import CheckpointError, DataError, DivergedError, FailedElsewhereError
 from moco.health import HealthWatch
 from moco.nonfinite import MOST_IN_A_ROW, LeftOut, finite_or_none
 from moco.plan import Plan
@@ -171,6 +171,7 @@ class Session:
 
         Raises:
             DataError: They are more than the plan allows; the state is saved first.
+            FailedElsewhereError: The same in the other processes; one of them says it for all.
         """
         for image in self.directory.add_skipped(skipped):
             self.report.note(f"skipped {image.name}: {image.reason}")
@@ -179,6 +180,8 @@ class Session:
             return
         self.save()
         self.finish_saving()
+        if rank() > 0:
+            raise FailedElsewhereError("process 0 names the bad images", DataError.exit_code)
         names = [shortened(name) for name in list(self.directory.skipped)[:FIRST_NAMES]]
         total = len(self.plan.images)
         raise DataError(

@@ -94,7 +94,7 @@ def test_mended_images_count_no_more(tiny: list[str], tmp_path: Path) -> None:
     assert status_of(run)["skipped_files"] == 1
 
 
-def test_what_a_bad_image_is_replaced_by_is_the_same_after_a_stop(
+def test_what_a_bad_image_is_replaced_by_is_the_same_with_loading_processes(
     tiny: list[str], tmp_path: Path
 ) -> None:
     folder = made_folder(tmp_path / "images", 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,20 @@ def test_two_processes_are_stopped_and_end_as_if_they_had_not_been(
     assert [[row["step"] for row in run] for run in rows] == [list(range(80))] * 2
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
     torch.testing.assert_close(weights(broken), weights(unbroken), rtol=0, atol=0)
+
+
+def test_too_many_bad_images_are_told_once(
+    launch: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    folder, run = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(photos, folder)
+    for file in sorted(file for file in folder.rglob("*") if file.is_file())[:16]:
+        file.write_text("404 not found")
+    options = ["--recipe", "moco-v2", "--epochs", 4, "--run-dir", run]
+    _, errors = launch("pretrain", folder, *options).communicate(timeout=TIMEOUT)
+    (line,) = said_by_moco(errors)
+    assert "images cannot be used, more than the limit of 1 %" in line
+    assert json.loads((run / "status.json").read_text())["code"] == 3
 
 
 def test_a_process_that_dies_ends_the_run_and_its_checkpoints_serve_one_process(

@@ -28,6 +28,7 @@ class UnreadableImageError(Exception):
     """An image that cannot be used; its text is the reason."""
 
 
+@runtime_checkable
 class Images(Protocol):
     """Images known by their number, 0 to len - 1; reading one may raise UnreadableImageError.
 

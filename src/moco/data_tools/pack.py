@@ -17,7 +17,7 @@ from moco.data_tools.encoding import Encoded, Encoding, Unusable, encode_image
 from moco.data_tools.reading import Report, each_image
 from moco.data_tools.shards import Index, ShardWriter, read_index
 from moco.data_tools.words import plain_text
-from moco.errors import DataError, InterruptedRunError, StorageError, UsageError
+from moco.errors import DataError, InterruptedRunError, StorageError, UsageError, storage_remedy
 from moco.specs import BAD_LIMIT
 
 CHUNK = 4
@@ -88,8 +88,8 @@ def pack(  # noqa: PLR0913  as many things can be asked for
         if isinstance(error, StorageError):
             raise
         raise StorageError(
-            f"cannot write {error.filename or out}: {error.strerror or error}; make room, then the "
-            "same command goes on after the last whole shard"
+            f"cannot write {error.filename or out}: {error.strerror or error}; "
+            f"{storage_remedy(error)}, then the same command goes on after the last whole shard"
         ) from error
     finally:
         writer.abandon()

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from moco.errors import StorageError, UsageError
+from moco.errors import StorageError, UsageError, storage_remedy
 from moco.studies.cells import epoch_curves
 from moco.studies.grid import Results
 from moco.studies.spec import Setting
@@ -66,8 +66,8 @@ def draw(results: Results, file: Path) -> None:
             figure.savefig(file.with_suffix(suffix), dpi=150)
         except OSError as error:
             raise StorageError(
-                f"cannot write {file.with_suffix(suffix)}: {error.strerror or error}; make room or "
-                "choose another --run"
+                f"cannot write {file.with_suffix(suffix)}: {error.strerror or error}; "
+                f"{storage_remedy(error)} or choose another --run"
             ) from error
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from moco.data.images import Images
 from moco.demo import STATISTICS_STEPS, untrained_backbone
-from moco.errors import DivergedError, InterruptedRunError, StorageError
+from moco.errors import DivergedError, InterruptedRunError, StorageError, storage_remedy
 from moco.evaluate.compare import measured
 from moco.evaluate.features import extract_features
 from moco.evaluate.knn import knn_class_scores
@@ -259,7 +259,8 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(aside, path)
     except OSError as error:
         raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another --run"
+            f"cannot write {path}: {error.strerror or error}; {storage_remedy(error)} or "
+            "choose another --run"
         ) from error
 
 

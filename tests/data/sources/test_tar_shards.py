@@ -436,8 +436,9 @@ def test_pipes_and_addresses_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for path in (f"pipe:{command}", "http://a.org/x.tar", "s3://b/x-{0..3}.tar", "file:x.tar"):
-        with pytest.raises(DataError, match="only local paths are read"):
+        with pytest.raises(DataError, match="only local paths are read") as refused:
             open_images(path)
+        assert str(refused.value).startswith(path)  # both slashes of an address
     assert not list(tmp_path.iterdir())
 
 

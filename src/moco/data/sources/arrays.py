@@ -45,7 +45,9 @@ def open_npy(path: Path, *, cache_bytes: int = 0) -> Source:
         with open(path, "rb") as file:
             header = read_header(file)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a usable NumPy file: {one_line(error)}") from error
+        raise DataError(
+            f"{path} is not a usable NumPy file: {one_line(error)}; save it again"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     layout = layout_of_stack(str(path), header.shape, header.dtype)
@@ -152,7 +154,9 @@ def _arrays(path: Path) -> dict[str, tuple[ArrayHeader, Stored]]:
                     else:
                         fault = f"{name}: {header}"
     except READ_ERRORS as error:
-        raise DataError(f"{path} is not a usable .npz archive: {one_line(error)}") from error
+        raise DataError(
+            f"{path} is not a usable .npz archive: {one_line(error)}; save it again"
+        ) from error
     if not found:
         raise DataError(f"no array of numbers in {path}: {fault}")
     return found

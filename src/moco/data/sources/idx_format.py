@@ -107,7 +107,8 @@ def _read_shape(path: Path, axes: tuple[int, ...]) -> tuple[tuple[int, ...], int
     if len(magic) < 4 or magic[:3] != b"\0\0\x08" or magic[3] not in axes:
         kinds = " or ".join(f"0x0000080{number}" for number in axes)
         raise DataError(
-            f"{path} begins with 0x{magic.hex()}, expected {kinds} as IDX files of bytes"
+            f"{path} begins with 0x{magic.hex()}, expected {kinds} as IDX files of bytes; "
+            "name an IDX file of images, or another kind of source"
         )
     if len(sides) != 4 * magic[3]:
         raise DataError(f"{path} ends within its header; it was cut off: copy it again")

@@ -61,15 +61,15 @@ def open_images(path: str | Path, *, cache_bytes: int = 0) -> StoredImages:
     Raises:
         DataError: Nothing is there, it is of no such kind, or it holds no image.
     """
-    path = Path(path)
+    text, path = str(path), Path(path)
     if os.path.isdir(path):  # false for a pattern that is too long for a name, too
         return _open_folder(path, cache_bytes)
     if os.path.isfile(path):
         return _open_file(path, cache_bytes)
     if os.path.exists(path):
         raise DataError(f"{path} is neither a file nor a folder; name {KINDS}")
-    if SCHEME.match(str(path)):
-        raise DataError(f"{path} is not on this machine; only local paths are read: copy it first")
+    if SCHEME.match(text):
+        raise DataError(f"{text} is not on this machine; only local paths are read: copy it first")
     if is_pattern(str(path)):
         return _open_pattern(path, cache_bytes)
     raise DataError(f"image folder {path} {_why_not_found(path)}; name {KINDS}")

@@ -46,7 +46,7 @@ class ZipImages(Source):
             directory = open_directory(self.path)
         except ValueError as error:
             raise DataError(
-                f"{self.path} is not a usable zip archive: {one_line(error)}"
+                f"{self.path} is not a usable zip archive: {one_line(error)}; copy it again"
             ) from error
         used = []
         for info in directory:
