@@ -59,6 +59,7 @@ WITHOUT_TORCH = [
     "cli/bench_options",
     "cli/shared_options",
     "cli/data_options",
+    "cli/evaluate_options",
 ]
 HEAVY = {
     "torch",

@@ -6,6 +6,7 @@ import argparse
 
 from moco.cli.bench_options import ABOUT_INPUT, add_input_options
 from moco.cli.data_options import DATA_COMMANDS
+from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
 from moco.cli.shared_options import (
     add_bad_limit,
@@ -125,35 +126,9 @@ The same command goes on where a stopped run was.""",
 def _add_evaluate(commands: Subparsers) -> None:
     evaluate = _command(commands, "evaluate", "", "say what a run's features are worth")
     kinds = evaluate.add_subparsers(dest="evaluation", metavar="KIND", required=True)
-    knn = _command(
-        kinds,
-        "knn",
-        "moco.cli.evaluate_knn",
-        "weighted nearest-neighbour classification on labelled images",
-        """
-
-Prints top1 with its 95 % interval, balanced accuracy and, with two classes, the
-ROC AUC of the second class by name. Labelled images are class folders, or any source
-with labels (docs/sources.md).""",
-    )
-    knn.add_argument("run", metavar="RUN", type=given_path, help="a run or checkpoint directory")
-    knn.add_argument(
-        "--train", required=True, type=given_path, metavar="SRC", help="labelled images that vote"
-    )
-    knn.add_argument(
-        "--test", required=True, type=given_path, metavar="SRC2", help="those that are voted on"
-    )
-    knn.add_argument("--neighbours", type=int, default=200, metavar="K", help="default: 200")
-    knn.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: 0.07")
-    knn.add_argument(
-        "--layer",
-        choices=("backbone", "head"),
-        default="backbone",
-        help="features of the backbone (the default) or of the projection head",
-    )
-    add_device(knn)
-    knn.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
-    add_json(knn)
+    for kind, evaluation in EVALUATIONS.items():
+        command = _command(kinds, kind, evaluation.module, evaluation.about, evaluation.more)
+        evaluation.add_options(command)
 
 
 def _add_data(commands: Subparsers) -> None:
