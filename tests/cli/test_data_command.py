@@ -143,6 +143,8 @@ def test_check_finds_nothing(shown: Shown, tmp_path: Path, photos: Path) -> None
         (tmp_path / "empty" / f"{number}.png").touch()
     told = shown("check", tmp_path / "empty", "--json", tmp_path / "found.json", code=3)
     assert "none of 3 images can be read" in told
+    told = shown("check", photos, "--test", tmp_path / "empty", code=3)
+    assert "of the test images none of 3 images can be read; mend them" in told
     assert json.loads((tmp_path / "found.json").read_text())["unreadable"] == 3
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import moco.pretraining as pretraining
+from moco.data.order import Order
 from moco.distributed import rank, world_size
 from moco.errors import InterruptedRunError
 from moco.plan import Plan, make_plan
@@ -30,6 +32,9 @@ METHODS = {
     "memory bank": ("moco-v2", [*GROUPED, "mechanism=memory_bank"]),
 }
 STEPS = 8
+COUNT = 64
+"""Photos: each of two processes takes COUNT / STEPS of them a step, in two epochs."""
+SEED = 3
 
 
 def plan_of(name: str, photos: Path, run: Path, tiny: list[str], **options: Any) -> Plan:
@@ -41,7 +46,7 @@ def plan_of(name: str, photos: Path, run: Path, tiny: list[str], **options: Any)
         epochs=2,
         run=run,
         device="cpu",
-        seed=3,
+        seed=SEED,
         workers=0,
         precision="float32",
         **options,
@@ -165,29 +170,39 @@ def test_a_stop_asked_of_one_process_stops_all_and_the_run_goes_on_to_the_bit(
     assert not torch.equal(*states)  # what is drawn in training is each process's own
 
 
-def unreadable_in_both_shares(photos: Path, folder: Path, tiny: list[str]) -> list[dict[str, Any]]:
+def unreadable_images(photos: Path, folder: Path, tiny: list[str]) -> list[dict[str, Any]]:
     plan = plan_of("v1", photos, folder / "run", tiny, bad_limit=0.5)
     train(plan)
     dist.barrier()
     return read_lines(folder / "run" / "skipped.jsonl")
 
 
+@pytest.mark.parametrize("whose", ["both", "the second's alone"])
 def test_what_any_process_cannot_read_is_on_record_once(
+    whose: str,
     run_processes: Callable[..., list[Any]],
     tmp_path: Path,
     photos: Path,
     tiny_settings: list[str],
 ) -> None:
     folder = tmp_path / "photos"
+    folder.mkdir()
+    chosen = set(range(3, COUNT, 8)) if whose == "both" else always_of_the_second()
     for place, path in enumerate(sorted(photos.rglob("*.png"))):
-        folder.mkdir(exist_ok=True)
-        content = b"no image" if place % 8 == 3 else path.read_bytes()
-        (folder / path.name).write_bytes(content)
-    results = run_processes(2, unreadable_in_both_shares, folder, tmp_path, tiny_settings)
-    names = sorted(row["file"] for row in results[0])
-    bad = sorted(path.name for path in folder.iterdir() if path.read_bytes() == b"no image")
-    assert names == bad
-    assert len(bad) == 8
+        content = b"no image" if place in chosen else path.read_bytes()
+        (folder / f"{place:02}.png").write_bytes(content)
+    results = run_processes(2, unreadable_images, folder, tmp_path, tiny_settings)
+    assert sorted(row["file"] for row in results[0]) == sorted(f"{p:02}.png" for p in chosen)
+    assert len(chosen) == 8
+
+
+def always_of_the_second() -> set[int]:
+    """Return eight images that process 1 of two gets in both epochs."""
+    order, shares = Order(np.array([COUNT]), seed=SEED), []
+    for epoch in range(2):
+        places = np.arange(COUNT).reshape(-1, 2, COUNT // STEPS)[:, 1].ravel()
+        shares.append(set(order.images_at(epoch, places).tolist()))
+    return set(sorted(shares[0] & shares[1])[:8])
 
 
 class Marked(nn.Module):

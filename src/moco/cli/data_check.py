@@ -50,6 +50,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     write_json(arguments.json, figures(found, duplicates, classes, leaks, test))
     if not found.is_usable:
         raise DataError(refusal(found))
+    if test is not None and not test.readable:
+        raise DataError(f"of the test images {refusal(test)}")
     return 0
 
 
