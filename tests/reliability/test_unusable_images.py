@@ -2,7 +2,8 @@
 
 R18 of the contract: within the limit the run trains, and the same images stand in whenever it was
 stopped; above it the run ends with code 3 and the first twenty names; where nothing can be trained
-on, it ends before anything is built.
+on, it ends before anything is built. R26: files that go while a run is on are counted as unusable,
+and another folder is not gone on with.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from moco.cli.main import main
 from moco.data.order import Order
-from moco.errors import DataError, InterruptedRunError
+from moco.errors import DataError, InterruptedRunError, UsageError
 from moco.plan import Plan, make_plan
 
+plan_module = importlib.import_module("moco.plan")
 pretraining = importlib.import_module("moco.pretraining")
 EPOCHS = 2
 SEED = 3
@@ -134,6 +136,46 @@ def test_within_the_limit_the_same_images_stand_in_however_the_run_was_stopped(
     assert trained == straight
     assert told(tmp_path / "stopped") == told(tmp_path / "straight")
     assert sorted(told(tmp_path / "straight")) == sorted(f"{number:04}.png" for number in chosen)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_removed_replaced_and_added_during_a_run(
+    workers: int, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "CACHE_BYTES", 0)  # images in memory would miss no file
+    folder, _ = made_folder(tmp_path / "images", 160, 0)
+
+    def planned(limit: float) -> Plan:
+        return make_plan(
+            folder,
+            settings=[*tiny, "batch_size=16"],
+            run=tmp_path / "run",
+            device="cpu",
+            workers=workers,
+            seed=SEED,
+            bad_limit=limit,
+        )
+
+    asked = iter(range(10 * EPOCHS + 1))
+
+    def change_files() -> None:
+        if next(asked) == 9:  # the first epoch is over
+            for number in range(12):
+                (folder / f"{number:04}.png").unlink()
+            (folder / "0050.png").write_text("404 not found")
+            Image.new("RGB", (40, 30), "red").save(folder / "0051.png")
+            Image.new("RGB", (16, 18)).save(folder / "9999.png")
+
+    pretraining.train(planned(0.1), stop=change_files)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    lost = sorted(told(tmp_path / "run"))
+    assert (status["state"], status["skipped_files"]) == ("done", len(lost))
+    gone = [f"{number:04}.png" for number in (*range(12), 50)]
+    assert set(lost) <= set(gone)
+    assert len(lost) >= len(gone) - 2 * 2 * workers  # what was read ahead of its step is no loss
+    with pytest.raises(UsageError, match="other images, 160 then and 149 now"):
+        pretraining.train(planned(0.1))
 
 
 @pytest.mark.timeout(60)
