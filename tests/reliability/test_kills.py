@@ -106,10 +106,13 @@ def test_state_left_out_of_the_checkpoint_is_caught(
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    job = Job(photos, recipes["queue, shorter"], tmp_path / "run", fault=fault)
-    proof = prove_by_killing(job, unbroken["queue, shorter"], kills=2, seed=3, steps=(6, 10))
-    tell(f"R2 {fault.__name__}: {proof}")
+    for seed in range(3, 7):  # on a busy machine a kill may come before anything was saved
+        job = Job(photos, recipes["queue, shorter"], tmp_path / f"run{seed}", fault=fault)
+        proof = prove_by_killing(job, unbroken["queue, shorter"], kills=2, seed=seed, steps=(6, 10))
+        tell(f"R2 {fault.__name__}: {proof}")
+        assert not proof.refusals
+        if proof.differing_rows:  # it went on, and differently
+            break
+    assert proof.differing_rows
     with pytest.raises(AssertionError):
         proof.check()
-    assert not proof.refusals  # it went on, and differently
-    assert proof.differing_rows
