@@ -60,6 +60,8 @@ WITHOUT_TORCH = [
     "cli/shared_options",
     "cli/data_options",
     "cli/evaluate_options",
+    "evaluate/__init__",
+    "evaluate/published",
 ]
 HEAVY = {
     "torch",
