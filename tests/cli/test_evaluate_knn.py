@@ -37,6 +37,7 @@ SCORES = [
     "top1_low",
     "top1_high",
     "balanced_accuracy",
+    "macro_f1",
     "roc_auc",
     "roc_auc_low",
     "roc_auc_high",

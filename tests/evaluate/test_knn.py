@@ -8,7 +8,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from moco.evaluate import knn
+from moco.evaluate import knn, neighbours
 from moco.evaluate.knn import knn_class_scores
 
 
@@ -65,7 +65,9 @@ def test_votes_are_scikit_learns_with_the_same_weights(temperature: float) -> No
 @pytest.mark.parametrize("chunk", [1, 7, 29, 30, 1000])
 def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn_class_scores(TRAIN, LABELS, TEST, classes=3, neighbours=9)
-    monkeypatch.setattr(knn, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(neighbours, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(neighbours, "TILE_ROWS", chunk)
+    monkeypatch.setattr(knn, "VOTE_ROWS", chunk)
     parts = knn_class_scores(TRAIN, LABELS, TEST, classes=3, neighbours=9)
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-7)
 

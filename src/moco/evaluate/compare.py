@@ -12,9 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from moco.evaluate.scores import roc_auc
+from moco.evaluate.label_scores import mean_average_precision
+from moco.evaluate.number_scores import r2
+from moco.evaluate.scores import balanced_accuracy, macro_f1, roc_auc
 
-Measure = Literal["roc_auc", "balanced_accuracy", "top1"]
+Measure = Literal[
+    "roc_auc", "balanced_accuracy", "top1", "macro_f1", "mean_average_precision", "r2"
+]
 RESAMPLES = 1000
 UNEQUAL = 1.5
 """Classes count as unequal when the largest has this many times the images of the smallest."""
@@ -30,7 +34,15 @@ class Interval:
 
 
 def suitable_measure(labels: Tensor, classes: int) -> Measure:
-    """Return the score that suits the labels: ROC AUC for two classes, else an accuracy."""
+    """Return the score that suits the labels.
+
+    ROC AUC for two classes, else an accuracy; mean average precision for several labels an image
+    (bool [T, Y]), R2 for numbers (float [T]).
+    """
+    if labels.ndim == 2:
+        return "mean_average_precision"
+    if labels.is_floating_point():
+        return "r2"
     if classes == 2:
         return "roc_auc"
     counts = labels.bincount(minlength=classes)
@@ -40,15 +52,38 @@ def suitable_measure(labels: Tensor, classes: int) -> Measure:
 
 
 def measured(measure: Measure, votes: Tensor, labels: Tensor) -> float:
-    """Return one score, 0 to 1, of votes [T, Y] for labels [T]."""
-    if measure == "roc_auc":
-        return roc_auc(votes[:, 1], labels == 1)
-    right = (votes.argmax(dim=1) == labels).float()
-    if measure == "top1":
-        return float(right.mean())
-    return float(
-        torch.stack([right[labels == label].mean() for label in torch.unique(labels)]).mean()
-    )
+    """Return one score, 0 to 1 (R2 may be below 0), of votes [T, Y] for labels [T] or [T, Y]."""
+    return value_of(measure, looked_at(measure, votes), labels)
+
+
+def looked_at(measure: Measure, votes: Tensor) -> Tensor:
+    """Return all that the measure looks at of votes [T, Y]: often one number a row."""
+    match measure:
+        case "roc_auc":
+            return votes[:, 1]
+        case "r2":
+            return votes[:, 0]
+        case "mean_average_precision":
+            return votes
+        case _:
+            return votes.argmax(dim=1)
+
+
+def value_of(measure: Measure, seen: Tensor, labels: Tensor) -> float:
+    """Return one score of what the measure looks at."""
+    match measure:
+        case "roc_auc":
+            return roc_auc(seen, labels == 1)
+        case "mean_average_precision":
+            return mean_average_precision(seen, labels)
+        case "r2":
+            return r2(seen, labels)
+        case "balanced_accuracy":
+            return balanced_accuracy(seen, labels)
+        case "macro_f1":
+            return macro_f1(seen, labels)
+        case "top1":
+            return float((seen == labels).float().mean())
 
 
 def compare_votes(
@@ -60,7 +95,12 @@ def compare_votes(
     answers to the same questions (a paired bootstrap).
     """
     draw = torch.Generator().manual_seed(0)
-    members = [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
+    one_class = labels.ndim == 1 and not labels.is_floating_point()
+    members = (
+        [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
+        if one_class
+        else [torch.arange(len(labels))]
+    )
     resampled: dict[str, list[float]] = {name: [] for name in votes}
     for _ in range(RESAMPLES):
         rows = torch.cat(

@@ -6,6 +6,7 @@ Letters: N images, D features, Y classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from moco.errors import DataError
 
 MOST_NAMED = 5
+CHECKED_ROWS = 8192
+
+Task = Literal["one_class", "several_classes", "number"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,12 @@ class FeatureSet:
     """One network's features of some images, and the images' labels."""
 
     rows: Tensor
-    """[N, D] float32 on the CPU."""
+    """[N, D] float32 (or float16) on the CPU; may be memory-mapped, so look at few at a time."""
     labels: Tensor
-    """[N] class numbers, whole numbers from 0."""
+    """[N] class numbers, whole numbers from 0; or bool [N, Y], each image's several classes; or
+    float [N], a number for each image."""
     classes: tuple[str, ...]
-    """The name of each class number; classes may have no image."""
+    """The name of each class number; classes may have no image. Empty where labels are numbers."""
     paths: tuple[str, ...] = ()
     """What a person calls each image; none where nobody knows."""
     encoder: str = ""
@@ -36,15 +41,27 @@ class FeatureSet:
         return len(self.rows)
 
 
+def task_of(features: FeatureSet) -> Task:
+    """Return what is asked of the images: one class each, several classes, or a number."""
+    if features.labels.is_floating_point():
+        return "number"
+    return "several_classes" if features.labels.ndim == 2 else "one_class"
+
+
 def check_pair(train: FeatureSet, test: FeatureSet) -> None:
     """Refuse two sets from which no score follows.
 
     Raises:
         DataError: Rows that are not finite or of other lengths, of another encoder, other or too
-            few classes, or a class without a train or test image.
+            few classes, a class without a train or test image, or numbers that are all equal.
     """
     for features in (train, test):
         _check_rows(features)
+    _check_encoders(train, test)
+    _check_labels(train, test)
+
+
+def _check_encoders(train: FeatureSet, test: FeatureSet) -> None:
     if train.rows.shape[1] != test.rows.shape[1]:
         raise DataError(
             f"{train.title} has {train.rows.shape[1]} features an image and {test.title} "
@@ -55,13 +72,25 @@ def check_pair(train: FeatureSet, test: FeatureSet) -> None:
             f"{train.title} and {test.title} are of different models, layers or views "
             f"({train.encoder} and {test.encoder}); embed both with the same model"
         )
+
+
+def _check_labels(train: FeatureSet, test: FeatureSet) -> None:
+    if task_of(train) != task_of(test):
+        raise DataError(
+            f"{train.title} has labels {_said(train)} and {test.title} {_said(test)}; "
+            "give both the same kind"
+        )
     if train.classes != test.classes:
         only = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(
             f"{train.title} and {test.title} have different classes: "
             f"{', '.join(only[:MOST_NAMED]) or 'in another order'}; give both the same"
         )
-    if len(train.classes) < 2:
+    if task_of(train) == "number":
+        for features in (train, test):
+            _check_numbers(features)
+        return
+    if len(train.classes) < 2 and task_of(train) == "one_class":
         raise DataError(f"{train.title} has one class only; evaluation needs two or more")
     for features in (train, test):
         _check_classes(features)
@@ -71,12 +100,17 @@ def _check_rows(features: FeatureSet) -> None:
     rows, labels = features.rows, features.labels
     if rows.ndim != 2 or not len(rows) or not rows.shape[1]:
         raise DataError(f"{features.title} holds no rows of features; embed the images again")
-    if labels.shape != (len(rows),):
+    several = labels.dtype == torch.bool and labels.shape == (len(rows), len(features.classes))
+    if labels.shape != (len(rows),) and not several:
         raise DataError(
             f"{features.title} has {len(rows)} rows and labels {list(labels.shape)}; "
             "give one label for each row"
         )
-    broken = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
+    broken = [
+        row
+        for first in range(0, len(rows), CHECKED_ROWS)
+        for row in _broken(rows[first : first + CHECKED_ROWS], first)
+    ]
     if broken:
         named = [features.paths[row] if features.paths else f"row {row}" for row in broken]
         raise DataError(
@@ -85,14 +119,36 @@ def _check_rows(features: FeatureSet) -> None:
         )
 
 
+def _broken(rows: Tensor, first: int) -> list[int]:
+    broken: list[int] = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
+    return [first + row for row in broken]
+
+
+def _said(features: FeatureSet) -> str:
+    said = {"one_class": "of one class", "several_classes": "of several classes"}
+    return said.get(task_of(features), "that are numbers")
+
+
+def _check_numbers(features: FeatureSet) -> None:
+    labels = features.labels
+    if not bool(torch.isfinite(labels).all()):
+        raise DataError(f"labels of {features.title} are not all finite; leave those images out")
+    if float(labels.min()) == float(labels.max()):
+        raise DataError(
+            f"labels of {features.title} are all {float(labels[0]):g}; evaluation needs numbers "
+            "that differ"
+        )
+
+
 def _check_classes(features: FeatureSet) -> None:
     labels, classes = features.labels, features.classes
-    if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+    several = task_of(features) == "several_classes"
+    if not several and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
         raise DataError(
             f"labels of {features.title} are {int(labels.min())} to {int(labels.max())}, expected "
             f"0 to {len(classes) - 1}"
         )
-    counts = labels.bincount(minlength=len(classes)).tolist()
+    counts = (labels.sum(dim=0) if several else labels.bincount(minlength=len(classes))).tolist()
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise DataError(

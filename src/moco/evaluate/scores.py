@@ -16,15 +16,17 @@ RESAMPLES = 1000
 def score_votes(votes: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the scores of votes [T, Y] for labels [T], each from 0 to 1, keys as in the JSON.
 
-    top1 and its Wilson interval always; balanced_accuracy over the classes present; top5 above five
-    classes; with two classes roc_auc of the second and its bootstrap interval.
+    top1 and its Wilson interval always; balanced_accuracy over the classes present, macro_f1 over
+    those present or voted for; top5 above five classes; with two classes roc_auc of the second and
+    its bootstrap interval.
     """
-    right = votes.argmax(dim=1) == labels
+    answers = votes.argmax(dim=1)
+    right = answers == labels
     scores = {"top1": float(right.float().mean())}
     scores["top1_low"], scores["top1_high"] = wilson_interval(int(right.sum()), len(right))
     present = torch.unique(labels)
-    per_class = [float(right[labels == label].float().mean()) for label in present]
-    scores["balanced_accuracy"] = sum(per_class) / len(per_class)
+    scores["balanced_accuracy"] = balanced_accuracy(answers, labels)
+    scores["macro_f1"] = macro_f1(answers, labels)
     if votes.shape[1] > 5:
         top5 = (votes.topk(5, dim=1).indices == labels[:, None]).any(dim=1)
         scores["top5"] = float(top5.float().mean())
@@ -32,6 +34,23 @@ def score_votes(votes: Tensor, labels: Tensor) -> dict[str, float]:
         scores["roc_auc"] = roc_auc(votes[:, 1], labels == 1)
         scores["roc_auc_low"], scores["roc_auc_high"] = roc_auc_interval(votes[:, 1], labels == 1)
     return scores
+
+
+def balanced_accuracy(answers: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes present of the share of their rows that is right."""
+    counts = labels.bincount()
+    right = labels[answers == labels].bincount(minlength=len(counts))
+    present = counts > 0
+    return float((right[present].double() / counts[present]).mean())
+
+
+def macro_f1(answers: Tensor, labels: Tensor) -> float:
+    """Return the mean of F1 = 2 right / (rows + answers) over classes that are in either."""
+    classes = int(torch.maximum(answers.max(), labels.max())) + 1
+    right = labels[answers == labels].bincount(minlength=classes)
+    both = labels.bincount(minlength=classes) + answers.bincount(minlength=classes)
+    present = both > 0
+    return float((2 * right[present].double() / both[present]).mean())
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
