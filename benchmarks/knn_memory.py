@@ -35,7 +35,7 @@ def make_rows(path: Path, rows: int, features: int) -> torch.Tensor:
         numbers = np.arange(first, min(first + 4096, rows))
         draw = np.random.default_rng(first)
         noise = draw.standard_normal((len(numbers), features), dtype=np.float32)
-        file[numbers] = 0.2 * centres[numbers % CLASSES] + noise
+        file[numbers] = 0.07 * centres[numbers % CLASSES] + noise
     file.flush()
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 

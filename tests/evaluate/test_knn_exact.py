@@ -36,7 +36,7 @@ def by_brute_force(train: FeatureSet, test: FeatureSet) -> Votes:
     cosines /= np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(known, axis=1)[None]
     labels = train.labels.numpy()
     votes = {}
-    order = np.argsort(-cosines, axis=1, kind="stable")
+    order = np.argsort(-cosines.round(12), axis=1, kind="stable")
     for count in NEIGHBOURS:
         chosen = order[:, :count]
         for temperature in TEMPERATURES:

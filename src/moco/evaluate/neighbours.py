@@ -21,6 +21,8 @@ SPARE = 32
 """Candidates beyond the last neighbour, among which float64 may find a nearer one."""
 UNSURE = 2e-6
 """Cosines of float32 that differ by less are told apart in float64."""
+DECIMALS = 12
+"""Of cosines in float64: what differs by less is rounding, and equal."""
 SETTLING_BYTES = 1 << 24
 
 
@@ -148,6 +150,7 @@ def _settle(train: Tensor, test: Tensor, values: Tensor, rows: Tensor, cuts: Seq
         asked = test[some.cpu()].double()[:, None]
         lengths = known.norm(dim=2) * asked.norm(dim=2)
         cosines = (known * asked).sum(dim=2) / lengths.clamp(min=1e-300)
+        cosines = cosines.round(decimals=DECIMALS)
         cosines, order = cosines.sort(dim=1, descending=True, stable=True)
         values[some] = cosines.to(values)
         rows[some] = candidates.gather(1, order).to(rows.device)
