@@ -51,13 +51,28 @@ ABOUT = [
     "test_images",
     "skipped_files",
 ]
+SWEEP = [
+    "measure",
+    "headline_neighbours",
+    "headline_temperature",
+    "headline_value",
+    "chosen_neighbours",
+    "chosen_temperature",
+    "chosen_value",
+    "best_on_test_neighbours",
+    "best_on_test_temperature",
+    "best_on_test_value",
+    "sweep_neighbours",
+    "sweep_temperatures",
+    "sweep",
+]
 
 
 def test_prints_a_table_and_writes_flat_fractions(
     run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = evaluate(run, class_folders, tmp_path / "figures.json")
-    assert list(figures) == SCORES + ABOUT
+    assert list(figures) == SCORES + ABOUT + SWEEP
     assert all(0 <= figures[key] <= 1 for key in SCORES)
     assert figures["top1_low"] < figures["top1"] <= figures["top1_high"]
     expected = {"neighbours": 200, "temperature": 0.07, "layer": "backbone", "classes": 2}
@@ -158,3 +173,52 @@ def test_six_classes_have_a_top5_and_no_roc_curve(
     assert figures["classes"] == 6
     assert "roc_auc" not in figures
     assert figures["top1"] <= figures["top5"] <= 1
+
+
+def test_the_sweep_is_told_with_what_may_be_quoted_and_what_was_published(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = evaluate(run, class_folders, tmp_path / "figures.json")
+    assert figures["measure"] == "roc_auc"
+    assert figures["sweep_neighbours"] == [1, 5, 10, 20, 24]
+    assert figures["sweep_temperatures"] == [0.02, 0.05, 0.07, 0.1, 0.2, 0.5]
+    assert figures["headline_value"] == figures["sweep"][4][2] == figures["roc_auc"]
+    assert figures["best_on_test_value"] == max(max(row) for row in figures["sweep"])
+    printed = capsys.readouterr().out
+    assert "roc_auc by neighbours (rows) and temperature (columns)" in printed
+    assert "chosen on train images, each left out of its own vote: roc_auc" in printed
+    assert "best on the test images: optimistic, not to be quoted" in printed
+    assert "cifar10-resnet18: 82.6 / 86.3 / 88.7 % at 200 / 400 / 800 epochs" in printed
+    assert "moco evaluate knn RUN --train CIFAR10/train" in printed
+
+
+def test_with_200_neighbours_ours_stands_beside_the_protocols(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, path in enumerate(sorted(photos.rglob("*.png")) * 7):
+        for part in ("train", "test"):
+            target = tmp_path / part / f"class {number % 3}"
+            target.mkdir(parents=True, exist_ok=True)
+            if part == "train" or number < 9:
+                shutil.copy(path, target / f"{number}.png")
+    more = ("--measure", "top1", "--layer", "head")
+    figures = evaluate(run, tmp_path, tmp_path / "figures.json", *more)
+    values = figures["sweep"][figures["sweep_neighbours"].index(200)]
+    printed = capsys.readouterr().out
+    for name, place in (("InstDisc kNN", 2), ("CIFAR-10 notebook kNN", 3)):
+        line = next(line for line in printed.splitlines() if line.startswith(name))
+        assert line.endswith(f"{100 * values[place]:.2f} % here")
+
+
+def test_the_measure_is_what_was_asked_for(
+    run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--measure", "macro_f1", "--neighbours", "3")
+    figures = evaluate(run, class_folders, tmp_path / "figures.json", *more)
+    assert figures["measure"] == "macro_f1"
+    assert figures["headline_value"] == figures["macro_f1"]
+    words = ["--train", str(class_folders / "train"), "--test", str(class_folders / "test")]
+    given = ["evaluate", "knn", str(run), *words, "--device", "cpu", "--measure", "r2"]
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert "--measure r2 does not fit these labels (2 classes); choose top1" in told

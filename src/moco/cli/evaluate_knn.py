@@ -6,15 +6,24 @@ import argparse
 import sys
 
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.output import printable
+from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import UsageError
+from moco.evaluate.compare import Measure
+from moco.evaluate.feature_set import FeatureSet, task_of
 from moco.evaluate.features import Features, extract_features
-from moco.evaluate.knn import knn_class_scores
+from moco.evaluate.knn import KnnResult, Setting, knn
 from moco.evaluate.labelled import LabelledImages, matching_images
-from moco.evaluate.scores import score_votes
+from moco.evaluate.published import INSTDISC_KNN, NOTEBOOK_KNN, published
 from moco.loading import load_with_recipe
+
+MEASURES: dict[str, tuple[Measure, ...]] = {
+    "one_class": ("top1", "balanced_accuracy", "macro_f1", "roc_auc"),
+    "several_classes": ("mean_average_precision",),
+    "number": ("r2",),
+}
+"""What may be asked for by kind of labels."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,6 +31,54 @@ def run(arguments: argparse.Namespace) -> int:
     check_json_path(arguments.json)
     if arguments.neighbours < 1 or not arguments.temperature > 0:
         raise UsageError("--neighbours must be at least 1 and --temperature above 0")
+    left_out: list[str] = []
+    train, test = labelled_features(arguments, left_out)
+    measure = _asked_measure(arguments.measure, test)
+    headline = arguments.neighbours, arguments.temperature
+    result = knn(
+        train, test, headline=headline, measure=measure, device=pick_device(arguments.device)
+    )
+    plain = task_of(test) == "number"
+    print_table(
+        f"kNN {arguments.neighbours} on {arguments.layer} features of {arguments.run}: "
+        f"{len(test):,} test images, {len(train):,} vote",
+        ["score", "value"],
+        [[name, _shown(value, plain=plain)] for name, value in result.scores.items()],
+    )
+    _print_sweep(result, plain=plain)
+    for line in _beside_published(result, arguments.layer):
+        say(line)
+    write_json(
+        arguments.json,
+        {
+            **result.scores,
+            "neighbours": arguments.neighbours,
+            "temperature": arguments.temperature,
+            "layer": arguments.layer,
+            "classes": len(train.classes),
+            "train_images": len(train),
+            "test_images": len(test),
+            "skipped_files": len(left_out),
+            "measure": result.measure,
+            **_figures("headline", result.headline),
+            **_figures("chosen", result.chosen),
+            **_figures("best_on_test", result.best),
+            "sweep_neighbours": result.neighbours,
+            "sweep_temperatures": result.temperatures,
+            "sweep": result.sweep,
+        },
+    )
+    return 0
+
+
+def labelled_features(
+    arguments: argparse.Namespace, left_out: list[str]
+) -> tuple[FeatureSet, FeatureSet]:
+    """Return the features of the labelled images that were asked for.
+
+    Args:
+        left_out: receives the name of each image that could not be read.
+    """
     if arguments.workers < 0:
         raise UsageError(f"--workers must be from 0, got {arguments.workers}")
     device = pick_device(arguments.device)
@@ -33,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
     network.to(device)
 
-    def features(images: LabelledImages, name: str) -> Features:
-        found = extract_features(
+    def features(images: LabelledImages, name: str) -> FeatureSet:
+        found: Features = extract_features(
             network,
             images,
             recipe.views,
@@ -44,39 +101,89 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for file, reason in found.skipped:
             print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)
-        return found
+            left_out.append(file)
+        return FeatureSet(
+            found.rows,
+            images.labels[found.image_ids],
+            tuple(images.classes),
+            paths=tuple(images.name(image_id) for image_id in found.image_ids.tolist()),
+            encoder=f"{arguments.run}, {arguments.layer}",
+            title=str(images.source),
+        )
 
-    known, asked = features(train_images, "train"), features(test_images, "test")
-    votes = knn_class_scores(
-        known.rows,
-        train_images.labels[known.image_ids],
-        asked.rows,
-        classes=len(train_images.classes),
-        neighbours=arguments.neighbours,
-        temperature=arguments.temperature,
-    )
-    scores = score_votes(votes, test_images.labels[asked.image_ids])
-    rows = [[name, f"{100 * value:.2f} %"] for name, value in scores.items()]
+    return features(train_images, "train"), features(test_images, "test")
+
+
+def _asked_measure(asked: str, test: FeatureSet) -> Measure | None:
+    """Return the measure that was asked for, None for what suits the labels."""
+    if asked == "auto":
+        return None
+    fitting = MEASURES[task_of(test)]
+    found = next((measure for measure in fitting if measure == asked), None)
+    if found is None or (found == "roc_auc" and len(test.classes) != 2):
+        names = [name for name in fitting if name != "roc_auc" or len(test.classes) == 2]
+        raise UsageError(
+            f"--measure {asked} does not fit these labels ({len(test.classes)} classes); choose "
+            f"{', '.join(names)} or auto"
+        )
+    return found
+
+
+def _print_sweep(result: KnnResult, *, plain: bool) -> None:
+    """Print the sweep as a table, and which of it may be quoted."""
     print_table(
-        f"kNN {arguments.neighbours} on {arguments.layer} features of {arguments.run}: "
-        f"{len(asked.rows):,} test images, {len(known.rows):,} vote",
-        ["score", "value"],
-        rows,
+        f"{result.measure} by neighbours (rows) and temperature (columns)",
+        ["neighbours", *(f"{temperature:g}" for temperature in result.temperatures)],
+        [
+            [f"{count:,}", *(_shown(value, plain=plain) for value in row)]
+            for count, row in zip(result.neighbours, result.sweep, strict=True)
+        ],
     )
-    write_json(
-        arguments.json,
-        {
-            **scores,
-            "neighbours": arguments.neighbours,
-            "temperature": arguments.temperature,
-            "layer": arguments.layer,
-            "classes": len(train_images.classes),
-            "train_images": len(known.rows),
-            "test_images": len(asked.rows),
-            "skipped_files": len(known.skipped) + len(asked.skipped),
-        },
-    )
-    return 0
+    for name, setting in (
+        ("headline", result.headline),
+        ("chosen on train images, each left out of its own vote", result.chosen),
+        ("best on the test images: optimistic, not to be quoted", result.best),
+    ):
+        if setting is not None:
+            say(
+                f"{name}: {result.measure} {_shown(setting.value, plain=plain)} with "
+                f"{setting.neighbours:,} neighbours, temperature {setting.temperature:g}"
+            )
+
+
+def _beside_published(result: KnnResult, layer: str) -> list[str]:
+    """Return lines with the published protocols, their numbers, and ours in the same setting."""
+    lines = []
+    if result.measure == "top1" and result.headline.neighbours == 200:
+        ours = result.sweep[result.neighbours.index(200)]
+        for protocol, temperature, on in (
+            (INSTDISC_KNN, 0.07, ""),
+            (NOTEBOOK_KNN, 0.1, "" if layer == "head" else ", but on the backbone's features"),
+        ):
+            value = ours[result.temperatures.index(temperature)]
+            lines.append(f"{protocol.name}, {protocol.settings}: {100 * value:.2f} % here{on}")
+    for recipe in ("cifar10-resnet18", "cifar10-resnet18-symmetric"):
+        rows = published("knn", recipe)
+        values = " / ".join(f"{100 * row.value:.1f}" for row in rows)
+        lines.append(
+            f"published by the {rows[0].source}, {recipe}: {values} % at 200 / 400 / 800 epochs"
+        )
+    row = published("knn")[0]
+    return [*lines, f"to reproduce the {100 * row.value:.1f} %: {row.command}"]
+
+
+def _figures(name: str, setting: Setting | None) -> dict[str, float]:
+    if setting is None:
+        return {}
+    return {
+        f"{name}_neighbours": setting.neighbours,
+        f"{name}_temperature": setting.temperature,
+        f"{name}_value": setting.value,
+    }
+
+
+def _shown(value: float, *, plain: bool) -> str:
+    return f"{value:.4g}" if plain else f"{100 * value:.2f} %"
 
 
 def _progress(what: str, done: int, total: int) -> None:

@@ -11,8 +11,24 @@ from moco.cli.shared_options import add_device, add_json
 ABOUT_KNN = """
 
 Prints top1 with its 95 % interval, balanced accuracy and, with two classes, the
-ROC AUC of the second class by name. Labelled images are class folders, or any source
-with labels (docs/sources.md)."""
+ROC AUC of the second class by name; then the same for all numbers of neighbours and
+temperatures, the setting that train images choose, and published protocols with their
+numbers. Labelled images are class folders, or any source with labels (docs/sources.md)."""
+ABOUT_RETRIEVAL = """
+
+Test images ask, train images are the gallery: recall at k (is one of the first k of the
+query's class?) and mean average precision over all of its class. Give one source as
+both --train and --test and each image asks for the others."""
+
+MEASURES = (
+    "auto",
+    "top1",
+    "balanced_accuracy",
+    "macro_f1",
+    "roc_auc",
+    "mean_average_precision",
+    "r2",
+)
 
 
 def add_labelled_pair(command: Parser) -> None:
@@ -44,6 +60,26 @@ def add_knn_options(command: Parser) -> None:
     command.add_argument(
         "--temperature", type=float, default=0.07, metavar="T", help="default: 0.07"
     )
+    command.add_argument(
+        "--measure",
+        choices=MEASURES,
+        default="auto",
+        help="of the sweep; auto: ROC AUC for two classes, balanced accuracy where classes are "
+        "unequal, else top1; mean AP for several classes an image, R2 for numbers",
+    )
+
+
+def add_retrieval_options(command: Parser) -> None:
+    """Let it say how far down the found images are looked at."""
+    add_labelled_pair(command)
+    command.add_argument(
+        "--depths",
+        type=int,
+        nargs="+",
+        default=[1, 5, 10, 20, 100],
+        metavar="K",
+        help="recall is told at these (default: 1 5 10 20 100)",
+    )
 
 
 @dataclass(frozen=True)
@@ -62,5 +98,11 @@ EVALUATIONS = {
         "weighted nearest-neighbour classification on labelled images",
         ABOUT_KNN,
         add_knn_options,
+    ),
+    "retrieval": Evaluation(
+        "moco.cli.evaluate_retrieval",
+        "whether the images nearest to a test image are of its class",
+        ABOUT_RETRIEVAL,
+        add_retrieval_options,
     ),
 }

@@ -45,17 +45,19 @@ def retrieval(
     gallery: FeatureSet,
     queries: FeatureSet | None = None,
     *,
+    one_source: bool = False,
     depths: Sequence[int] = DEPTHS,
     device: torch.device | None = None,
     memory: int = MEMORY,
 ) -> RetrievalResult:
     """Return how well queries find images of their own class in the gallery, by cosine in float64.
 
-    Without queries each gallery image asks for the others. A gallery image that has a query's own
-    path is left out of what that query finds. With several classes an image, one that shares any
-    class is relevant. Of equal cosines the lower gallery row is found first.
+    Without queries each gallery image asks for the others. With several classes an image, one that
+    shares any class is relevant. Of equal cosines the lower gallery row is found first.
 
     Args:
+        one_source: queries are images of the gallery: the one that has a query's path is left out
+            of what that query finds.
         depths: how many images are looked at; each is cut to those there are.
         memory: bytes, which decide how many queries are ranked together; at least one is, for which
             a gallery of a million takes 64 MB. The gallery is read once for each such tile.
@@ -71,7 +73,9 @@ def retrieval(
         raise DataError(f"{gallery.title} has numbers for labels; retrieval needs classes")
     if not depths or min(depths) < 1:
         raise ValueError(f"depths must be from 1, got {list(depths)}")
-    own = own_rows(gallery, queries)
+    own = torch.full((len(asked),), -1)
+    if queries is None or one_source:
+        own = own_rows(gallery, queries)
     tile = max(1, min(TILE_ROWS, memory // (PAIR_BYTES * len(gallery))))
     firsts, precisions = [], []
     for numbers in torch.arange(len(asked)).split(tile):  # type: ignore[no-untyped-call]
@@ -103,13 +107,21 @@ def retrieval(
 
 
 def own_rows(gallery: FeatureSet, queries: FeatureSet | None) -> Tensor:
-    """Return [Q] each query's own row of the gallery, -1 where it has none."""
+    """Return [Q] each query's own row of the gallery, found by its path.
+
+    Raises:
+        DataError: A query is none of the gallery's images, or nobody knows the paths.
+    """
     if queries is None or queries is gallery:
         return torch.arange(len(gallery))
     numbers = {path: row for row, path in enumerate(gallery.paths)}
-    if not numbers or not queries.paths:
-        return torch.full((len(queries),), -1)
-    return torch.tensor([numbers.get(path, -1) for path in queries.paths])
+    strange = [path for path in queries.paths if path not in numbers]
+    if strange or not queries.paths:
+        raise DataError(
+            f"{(strange or [queries.title])[0]} is not among the images of {gallery.title}; give "
+            "both as two sources"
+        )
+    return torch.tensor([numbers[path] for path in queries.paths])
 
 
 def ranked(cosines: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
