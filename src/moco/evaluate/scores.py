@@ -81,12 +81,14 @@ def roc_auc(scores: Tensor, positive: Tensor) -> float:
 def roc_auc_interval(scores: Tensor, positive: Tensor, *, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the ROC AUC, kinds resampled apart."""
     draw = torch.Generator().manual_seed(seed)
-    above, below = scores[positive], scores[~positive]
-    labels = torch.cat([torch.ones(len(above)), torch.zeros(len(below))]).bool()
+    _, places = torch.unique(scores.double(), return_inverse=True)
+    above, below, values = places[positive], places[~positive], int(places.max()) + 1
     resampled = []
     for _ in range(RESAMPLES):
-        chosen_above = above[torch.randint(len(above), (len(above),), generator=draw)]
-        chosen_below = below[torch.randint(len(below), (len(below),), generator=draw)]
-        resampled.append(roc_auc(torch.cat([chosen_above, chosen_below]), labels))
+        higher = above[torch.randint(len(above), (len(above),), generator=draw)]
+        lower = below[torch.randint(len(below), (len(below),), generator=draw)]
+        lower_counts = lower.bincount(minlength=values).double()
+        beaten = lower_counts.cumsum(0) - lower_counts / 2  # by each value; ties count half
+        resampled.append(float(beaten[higher].sum()) / (len(above) * len(below)))
     low, high = torch.tensor(resampled).quantile(torch.tensor([0.025, 0.975])).tolist()
     return low, high
