@@ -4,7 +4,7 @@ Makes float16 train rows in a file (400 MB for the default), maps it, and votes 
 the sweep. The default is a tenth of the pairs of 1,000,000 x 50,000 at 2,048 features.
 
     python benchmarks/knn_memory.py [--train 100000] [--test 50000] [--features 2048]
-        [--memory-mib 512] [--threads 1] [--folder FOLDER]
+        [--memory-mib 512] [--threads 1] [--folder FOLDER] [--part 1]
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CLASSES = 1000
 MIB = 1 << 20
 
 
-def make_rows(path: Path, rows: int, features: int) -> torch.Tensor:
+def make_rows(path: Path, rows: int, features: int, seed: int) -> torch.Tensor:
     """Write rows around a centre for each class, a part at a time, and return them mapped."""
     centres = np.random.default_rng(9).standard_normal((CLASSES, features), dtype=np.float32)
     file = np.lib.format.open_memmap(path, "w+", np.float16, (rows, features))
     for first in range(0, rows, 4096):
         numbers = np.arange(first, min(first + 4096, rows))
-        draw = np.random.default_rng(first)
+        draw = np.random.default_rng((seed, first))
         noise = draw.standard_normal((len(numbers), features), dtype=np.float32)
         file[numbers] = 0.07 * centres[numbers % CLASSES] + noise
     file.flush()
@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", type=int, default=100_000, metavar="N")
     parser.add_argument("--test", type=int, default=50_000, metavar="N")
+    parser.add_argument("--part", type=int, default=1, metavar="N", help="other test rows")
     parser.add_argument("--features", type=int, default=2048, metavar="N")
     parser.add_argument("--memory-mib", type=int, default=512, metavar="N")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
@@ -77,12 +78,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         train, test = (
             FeatureSet(
-                make_rows(Path(folder) / f"{name}.npy", rows, options.features),
+                make_rows(Path(folder) / f"{name}.npy", rows, options.features, seed),
                 torch.arange(rows) % CLASSES,
                 names,
                 title=name,
             )
-            for name, rows in (("train", options.train), ("test", options.test))
+            for name, rows, seed in (
+                ("train", options.train, 0),
+                ("test", options.test, options.part),
+            )
         )
         chunks = choose_chunks(len(train), len(test), options.features, 200, memory=memory)
         stated = knn_memory(train, test, memory=memory)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from moco.errors import DataError
-from moco.evaluate.feature_set import FeatureSet, check_pair
+from moco.evaluate.feature_set import CHECKED_ROWS, FeatureSet, check_pair, task_of
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 TRAIN = FeatureSet(
@@ -46,6 +46,27 @@ def test_a_fitting_pair_passes() -> None:
 def test_what_fits_not_is_named(change: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         check_pair(TRAIN, replace(TEST, **change))
+
+
+def test_rows_are_looked_at_a_part_at_a_time_and_named_by_their_number() -> None:
+    rows = torch.zeros(CHECKED_ROWS + 20, 2, dtype=torch.float16)
+    rows[[7, CHECKED_ROWS + 3], 1] = float("inf")
+    labels = torch.arange(len(rows)) % 2
+    with pytest.raises(DataError, match=f"not finite: row 7, row {CHECKED_ROWS + 3};"):
+        check_pair(TRAIN, replace(TEST, rows=rows, labels=labels))
+
+
+def test_what_is_asked_of_the_images_follows_from_their_labels() -> None:
+    several = replace(TRAIN, labels=torch.eye(2).bool().repeat(3, 1))
+    numbers = replace(TRAIN, labels=torch.arange(6.0), classes=())
+    asked = [task_of(features) for features in (TRAIN, several, numbers)]
+    assert asked == ["one_class", "several_classes", "number"]
+    for one in (several, numbers):
+        check_pair(one, one)
+        with pytest.raises(DataError, match="of one class; give both the same kind"):
+            check_pair(one, TEST)
+    with pytest.raises(DataError, match=r"has 6 rows and labels \[6, 3\]"):
+        check_pair(several, replace(several, labels=torch.ones(6, 3).bool()))
 
 
 def test_one_class_and_an_empty_train_class_are_named() -> None:

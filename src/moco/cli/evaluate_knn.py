@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from math import isnan
 
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_json(
         arguments.json,
         {
-            **result.scores,
+            **{name: None if isnan(value) else value for name, value in result.scores.items()},
             "neighbours": arguments.neighbours,
             "temperature": arguments.temperature,
             "layer": arguments.layer,
