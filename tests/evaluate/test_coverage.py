@@ -70,8 +70,8 @@ def accuracy_coverage(sets: int, measure: compare.Measure) -> tuple[float, float
 
 def test_bootstrap_intervals_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "RESAMPLES", 200)
-    held = accuracy_coverage(60, "balanced_accuracy")
-    assert min(*held, auc_coverage(60, 60, 140, 1.0)) > 0.85
+    held = accuracy_coverage(40, "balanced_accuracy")
+    assert min(*held, auc_coverage(40, 60, 140, 1.0)) > 0.85
 
 
 @pytest.mark.slow
@@ -86,8 +86,9 @@ def test_the_bootstrap_interval_of_roc_auc(positives: int, negatives: int, lead:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("measure", ["top1", "balanced_accuracy"])
 def test_bootstrap_intervals_of_accuracies_and_of_paired_differences(
-    measure: compare.Measure,
+    measure: compare.Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compare, "RESAMPLES", 400)  # for time; the 1,000 in use hold more steadily
     of_score, of_difference = accuracy_coverage(SETS, measure)
     assert of_score == pytest.approx(0.95, abs=MOST_OFF)
     assert of_difference == pytest.approx(0.95, abs=MOST_OFF)
