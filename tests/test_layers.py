@@ -15,7 +15,8 @@ LAYERS = [
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data", "nonfinite", "run_lock", "health"},
     {"recipes", "recipe_files", "small", "contrast", "encoders", "watchdog"},
-    {"cpu_kernels", "checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
+    {"cpu_kernels"},
+    {"checkpoint", "device", "evaluate", "fitting", "recipe_yaml", "recipe_words"},
     {"build", "found_recipe", "continuation", "saving"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
@@ -62,6 +63,7 @@ WITHOUT_TORCH = [
     "cli/evaluate_options",
     "evaluate/__init__",
     "evaluate/published",
+    "evaluate/finetune_spec",
 ]
 HEAVY = {
     "torch",
