@@ -63,6 +63,7 @@ WITHOUT_TORCH = [
     "cli/evaluate_options",
     "evaluate/__init__",
     "evaluate/published",
+    "cli/finetune_options",
     "evaluate/finetune_spec",
 ]
 HEAVY = {

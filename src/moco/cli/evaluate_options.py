@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from moco.cli.finetune_options import (
+    ABOUT_FEW_LABELS,
+    ABOUT_FINETUNE,
+    add_few_labels,
+    add_network,
+    add_tuning,
+)
 from moco.cli.parser import Parser, given_path
 from moco.cli.shared_options import add_device, add_json
 
@@ -82,6 +89,20 @@ def add_retrieval_options(command: Parser) -> None:
     )
 
 
+def add_few_labels_options(command: Parser) -> None:
+    """Let it say how many labels there are."""
+    add_labelled_pair(command)
+    add_few_labels(command)
+    add_tuning(command)
+
+
+def add_finetune_options(command: Parser) -> None:
+    """Let it say how the network is trained and where it is kept."""
+    add_labelled_pair(command)
+    add_tuning(command)
+    add_network(command)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A kind of evaluation: its module, a line and more about it, and its options."""
@@ -104,5 +125,17 @@ EVALUATIONS = {
         "whether the images nearest to a test image are of its class",
         ABOUT_RETRIEVAL,
         add_retrieval_options,
+    ),
+    "few-labels": Evaluation(
+        "moco.cli.evaluate_few_labels",
+        "a linear probe, or fine-tuning, with 1 %, 10 % or some labels of each class",
+        ABOUT_FEW_LABELS,
+        add_few_labels_options,
+    ),
+    "finetune": Evaluation(
+        "moco.cli.evaluate_finetune",
+        "train the whole network on labelled images, and score and keep it",
+        ABOUT_FINETUNE,
+        add_finetune_options,
     ),
 }

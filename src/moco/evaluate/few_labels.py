@@ -105,16 +105,39 @@ def few_labels(
         UsageError: Amounts that make no sense, or a measure that does not suit the labels.
     """
     check_pair(train, test)
+    drawn = asked_splits(
+        train, shares=shares, per_class=per_class, given=splits, draws=draws, seed=seed
+    )
+    return few_labels_on(train, test, drawn, measure=measure)
+
+
+def few_labels_on(
+    train: FeatureSet, test: FeatureSet, splits: Sequence[Split], *, measure: Measure | None = None
+) -> FewLabelsResult:
+    """Return how a linear probe does on these splits; `few_labels` without drawing them."""
+    check_pair(train, test)
+    measure = fitting_measure(measure, test.labels, len(test.classes))
+    answers = [probe(train, test.rows, split) for split in splits]
+    levels = levels_of(measure, test.labels, splits, answers)
+    return FewLabelsResult("linear", measure, levels, len(train), len(test))
+
+
+def asked_splits(
+    train: FeatureSet,
+    *,
+    shares: Sequence[float] | None,
+    per_class: Sequence[int],
+    given: Sequence[Split],
+    draws: int,
+    seed: int,
+) -> list[Split]:
+    """Return all splits that `few_labels` looks at, by its arguments."""
     if shares is None:
-        shares = () if per_class or splits else SHARES
+        shares = () if per_class or given else SHARES
     amounts = [Amount(share=share) for share in shares]
     amounts += [Amount(per_class=count) for count in per_class]
     drawn = draw_splits(train.labels, train.paths, train.classes, amounts, draws=draws, seed=seed)
-    every = [*drawn, *splits]
-    answers = [probe(train, test.rows, split) for split in every]
-    measure = fitting_measure(measure, test.labels, len(test.classes))
-    levels = levels_of(measure, test.labels, every, answers)
-    return FewLabelsResult("linear", measure, levels, len(train), len(test))
+    return [*drawn, *given]
 
 
 def fitting_measure(measure: Measure | None, labels: Tensor, classes: int) -> Measure:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from moco.errors import UsageError
 from moco.specs import Operation, ViewsSpec, require
 
 TURNS: tuple[Operation, ...] = ("crop", "horizontal_flip", "vertical_flip", "quarter_turns")
@@ -136,3 +141,41 @@ VIT_V3_TRANSFER: dict[str, FinetuneSpec] = {
     "pets": replace(_TRANSFER, weight_decay=0.1, erase=0.0, drop_path=0.0, mixup=0.8, cutmix=0.0),
 }
 """Rows of the transfer table, by data set."""
+
+FINETUNE_SPECS: Mapping[str, FinetuneSpec] = {
+    "default": FINETUNE,
+    "vit-v3": FINETUNE_VIT_V3,
+    **{f"vit-v3-{name}": spec for name, spec in VIT_V3_TRANSFER.items()},
+}
+"""By the names that the command has for them."""
+
+
+def with_settings(spec: FinetuneSpec, settings: Sequence[str]) -> FinetuneSpec:
+    """Return the spec with `field=value` changes.
+
+    Raises:
+        UsageError: An unknown field (the nearest is named), or a value that it does not take.
+    """
+    return replace(spec, **dict(_read(spec, setting) for setting in settings))
+
+
+def _read(spec: FinetuneSpec, setting: str) -> tuple[str, Any]:
+    name, equals, text = setting.partition("=")
+    known = [of.name for of in fields(FinetuneSpec) if of.name not in ("source", "not_stated")]
+    if not equals or name not in known:
+        near = difflib.get_close_matches(name, known, n=1) or [", ".join(known)]
+        raise UsageError(f"--set {setting}: write it as field=value; fields are {near[0]}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    wanted, kind = "a whole number", type(getattr(spec, name))
+    if name == "crop_scale":
+        wanted, kind = "two shares such as [0.2, 1.0]", tuple
+        value = tuple(value) if isinstance(value, list) and len(value) == 2 else None
+    elif kind is float:
+        wanted = "a number"
+        value = float(value) if type(value) is int else value
+    if type(value) is not kind:
+        raise UsageError(f"--set {setting}: {name} must be {wanted}")
+    return name, value

@@ -88,6 +88,10 @@ class Training:
         """Go on from it."""
         self.encoder.load_state_dict(state["encoder"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for weight, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == weight.shape:  # in the weight's own memory layout, or the fused
+                    moments[name] = torch.empty_like(weight).copy_(value)  # step mixes them up
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.best_rank, self.history = state["best_rank"], list(state["history"])
 

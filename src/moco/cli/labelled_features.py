@@ -1,0 +1,52 @@
+"""The features that evaluation starts from, as the command line asks for them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from moco.cli.output import printable
+from moco.cli.progress_lines import ProgressLines
+from moco.device import pick_device
+from moco.errors import UsageError
+from moco.evaluate.feature_set import FeatureSet
+from moco.evaluate.features import extract_features
+from moco.evaluate.labelled import LabelledImages, matching_images
+from moco.loading import load_with_recipe
+
+
+def labelled_features(arguments: argparse.Namespace) -> tuple[FeatureSet, FeatureSet]:
+    """Return the features of --train and --test; images that cannot be read are named."""
+    if arguments.workers < 0:
+        raise UsageError(f"--workers must be from 0, got {arguments.workers}")
+    device = pick_device(arguments.device)
+    pair = matching_images(arguments.train, arguments.test)
+    part = "encoder" if arguments.layer == "head" else "backbone"
+    passed_over: list[str] = []
+    network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
+    for line in passed_over:
+        print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
+    network.to(device)
+
+    def features(images: LabelledImages, name: str) -> FeatureSet:
+        with ProgressLines(f"{name} features") as lines:
+            found = extract_features(
+                network,
+                images,
+                recipe.views,
+                device=device,
+                workers=arguments.workers,
+                report=lines.report,
+            )
+        for file, reason in found.skipped:
+            print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)
+        return FeatureSet(
+            found.rows,
+            images.labels[found.image_ids],
+            tuple(images.classes),
+            paths=tuple(images.name(image_id) for image_id in found.image_ids.tolist()),
+            encoder=f"{arguments.run}, {arguments.layer}",
+            title=str(images.source),
+        )
+
+    return features(pair[0], "train"), features(pair[1], "test")

@@ -1,0 +1,64 @@
+"""What `moco evaluate finetune` and `few-labels --finetune` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import suppress
+
+from torch import nn
+
+from moco.cli.output import printable
+from moco.cli.terminal import LOG_EVERY_SECONDS
+from moco.device import pick_device, pick_precision
+from moco.errors import UsageError
+from moco.evaluate.finetune import untrained_backbone
+from moco.evaluate.finetune_training import Compute, EpochFigures
+from moco.loading import load_with_recipe
+from moco.recipe import Recipe
+
+
+def starting_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
+    """Return the backbone that is fine-tuned, trained or random, and the run's recipe."""
+    passed_over: list[str] = []
+    backbone, recipe = load_with_recipe(arguments.run, passed_over=passed_over)
+    for line in passed_over:
+        print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
+    if arguments.untrained:
+        backbone = untrained_backbone(recipe.encoder, recipe.views, arguments.seed)
+    return backbone, recipe
+
+
+def asked_compute(arguments: argparse.Namespace) -> Compute:
+    """Return where and how to compute.
+
+    Raises:
+        UsageError: A device that is not there, or fewer workers or a lower seed than 0.
+    """
+    if arguments.workers < 0:
+        raise UsageError(f"--workers must be from 0, got {arguments.workers}")
+    if not 0 <= arguments.seed < 1 << 31:
+        raise UsageError(f"--seed must be from 0 to 2^31 - 1, got {arguments.seed}")
+    device = pick_device(arguments.device)
+    precision = pick_precision(arguments.precision, device)
+    return Compute(device, precision, arguments.workers)
+
+
+class EpochLines:
+    """Says on standard error how epochs go: each on a terminal, now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.shown_at = time.monotonic()
+
+    def report(self, figures: EpochFigures) -> None:
+        """Show the epoch, unless one was shown a moment ago."""
+        now = time.monotonic()
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more
+            if not sys.stderr.isatty() and now - self.shown_at < LOG_EVERY_SECONDS:
+                return
+            self.shown_at = now
+            line = f"epoch {figures.epoch}/{figures.epochs}  loss {figures.loss:.4f}"
+            if figures.validation_score is not None:
+                line += f"  held out {100 * figures.validation_score:.2f} %"
+            print(line, file=sys.stderr, flush=True)
