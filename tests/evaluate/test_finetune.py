@@ -128,14 +128,14 @@ def test_the_same_seed_is_the_same_to_the_bit_and_another_is_not(backbone: nn.Mo
 def test_held_out_images_are_a_share_of_each_class_and_never_trained_on(
     backbone: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 5)
-    part = LabelledPart(Shapes(95, 0), labels, CLASSES)
+    labels = torch.tensor([0] * 60 + [1] * 40 + [2] * 25)
+    part = LabelledPart(Shapes(125, 0), labels, CLASSES)
     held_out = held_out_rows(part, 0.2, seed=0)
-    assert labels[held_out].bincount().tolist() == [12, 6, 1]
+    assert labels[held_out].bincount().tolist() == [12, 8, 5]
     assert torch.equal(held_out, held_out_rows(part, 0.2, seed=0))
     assert not torch.equal(held_out, held_out_rows(part, 0.2, seed=1))
     assert not held_out_rows(part, 0.0, seed=0).any()
-    few = LabelledPart(part.images, labels.clamp(max=1), CLASSES)  # a class without images
+    few = LabelledPart(part.images, labels[:-1], CLASSES)  # 24 of the last class
     assert not held_out_rows(few, 0.2, seed=0).any()
     read: list[str] = []
     plain = training_module.EpochBatches.__getitem__

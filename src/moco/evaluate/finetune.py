@@ -29,9 +29,9 @@ from moco.evaluate.scores import score_votes
 from moco.evaluate.train_batches import steps_of
 from moco.specs import EncoderSpec, ViewsSpec
 
-FEWEST_TO_VALIDATE = 5
-"""Train images of a class below which none is held out: labels are then worth more than a choice,
-and the last epoch is kept."""
+FEWEST_TO_VALIDATE = 25
+"""Train images of a class below which none is held out: by fewer than five of a class the best
+epoch is a lottery, and as labels they are worth more; the last epoch is then kept."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def finetune(  # noqa: PLR0913  each is a choice of its own
     """Return what the whole network scores on the test images after training on the others.
 
     The backbone given is left as it is. The epoch that does best on `spec.validation_share` of the
-    train images of each class is kept; with fewer than 5 of a class, the last.
+    train images of each class is kept; with fewer than 25 of a class, the last.
 
     Args:
         backbone: [N, channels, H, W] -> [N, D]: trained, or random for training from scratch.
@@ -148,7 +148,7 @@ def finetune(  # noqa: PLR0913  each is a choice of its own
 def held_out_rows(train: Labelled, share: float, seed: int) -> Tensor:
     """Return [N] True for the train images that choose the epoch: the same share of each class.
 
-    None where a class has fewer than 5. Like the splits, it goes by seed and name.
+    None where a class has fewer than 25. Like the splits, it goes by seed and name.
     """
     labels = torch.as_tensor(train.labels)
     counts = labels.bincount(minlength=len(train.classes))
