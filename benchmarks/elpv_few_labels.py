@@ -25,7 +25,7 @@ from torch import Tensor
 from moco.demo import untrained_backbone
 from moco.demo_data import DemoData, solar_cells
 from moco.device import fast_precision
-from moco.evaluate.compare import Measure, measured
+from moco.evaluate.compare import measured
 from moco.evaluate.feature_set import FeatureSet
 from moco.evaluate.features import extract_features
 from moco.evaluate.few_labels import probe, t_interval
