@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.finetune:
         _refuse_tuning(arguments)
     spec, compute = asked_spec(arguments) if arguments.finetune else None, asked_compute(arguments)
-    train, test = labelled_features(arguments)
+    found = labelled_features(arguments)
+    train, test = found.train, found.test
     check_pair(train, test)
     splits = _splits(arguments, train)
     if arguments.write_splits is not None:
@@ -61,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     for result in results:
         _print(result, arguments)
-    write_json(arguments.json, _figures(results, arguments))
+    figures = _figures(results, arguments)
+    write_json(arguments.json, {**figures, "skipped_files": len(found.skipped)})
     return 0
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from math import isnan
 
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.output import printable, say
+from moco.cli.labelled_features import labelled_features
+from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import UsageError
 from moco.evaluate.compare import Measure
 from moco.evaluate.feature_set import FeatureSet, task_of
-from moco.evaluate.features import Features, extract_features
 from moco.evaluate.knn import KnnResult, Setting, knn
-from moco.evaluate.labelled import LabelledImages, matching_images
 from moco.evaluate.published import INSTDISC_KNN, NOTEBOOK_KNN, published
-from moco.loading import load_with_recipe
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "one_class": ("top1", "balanced_accuracy", "macro_f1", "roc_auc"),
@@ -32,8 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_json_path(arguments.json)
     if arguments.neighbours < 1 or not arguments.temperature > 0:
         raise UsageError("--neighbours must be at least 1 and --temperature above 0")
-    left_out: list[str] = []
-    train, test = labelled_features(arguments, left_out)
+    found = labelled_features(arguments)
+    train, test = found.train, found.test
     measure = _asked_measure(arguments.measure, test)
     headline = arguments.neighbours, arguments.temperature
     result = knn(
@@ -59,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
             "classes": len(train.classes),
             "train_images": len(train),
             "test_images": len(test),
-            "skipped_files": len(left_out),
+            "skipped_files": len(found.skipped),
             "measure": result.measure,
             **_figures("headline", result.headline),
             **_figures("chosen", result.chosen),
@@ -70,49 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
         },
     )
     return 0
-
-
-def labelled_features(
-    arguments: argparse.Namespace, left_out: list[str]
-) -> tuple[FeatureSet, FeatureSet]:
-    """Return the features of the labelled images that were asked for.
-
-    Args:
-        left_out: receives the name of each image that could not be read.
-    """
-    if arguments.workers < 0:
-        raise UsageError(f"--workers must be from 0, got {arguments.workers}")
-    device = pick_device(arguments.device)
-    train_images, test_images = matching_images(arguments.train, arguments.test)
-    part = "encoder" if arguments.layer == "head" else "backbone"
-    passed_over: list[str] = []
-    network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
-    for line in passed_over:
-        print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
-    network.to(device)
-
-    def features(images: LabelledImages, name: str) -> FeatureSet:
-        found: Features = extract_features(
-            network,
-            images,
-            recipe.views,
-            device=device,
-            workers=arguments.workers,
-            report=lambda done, total: _progress(f"{name} features", done, total),
-        )
-        for file, reason in found.skipped:
-            print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)
-            left_out.append(file)
-        return FeatureSet(
-            found.rows,
-            images.labels[found.image_ids],
-            tuple(images.classes),
-            paths=tuple(images.name(image_id) for image_id in found.image_ids.tolist()),
-            encoder=f"{arguments.run}, {arguments.layer}",
-            title=str(images.source),
-        )
-
-    return features(train_images, "train"), features(test_images, "test")
 
 
 def _asked_measure(asked: str, test: FeatureSet) -> Measure | None:
@@ -185,9 +139,3 @@ def _figures(name: str, setting: Setting | None) -> dict[str, float]:
 
 def _shown(value: float, *, plain: bool) -> str:
     return f"{value:.4g}" if plain else f"{100 * value:.2f} %"
-
-
-def _progress(what: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{what} {done}/{total}", end=end, file=sys.stderr, flush=True)

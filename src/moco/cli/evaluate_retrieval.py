@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from moco.cli.evaluate_knn import labelled_features
 from moco.cli.json_file import check_json_path, write_json
+from moco.cli.labelled_features import labelled_features
 from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
@@ -18,9 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_json_path(arguments.json)
     if min(arguments.depths) < 1:
         raise UsageError("--depths must be at least 1")
-    left_out: list[str] = []
-    gallery, queries = labelled_features(arguments, left_out)
-    one_source = arguments.train.resolve() == arguments.test.resolve()
+    found = labelled_features(arguments)
+    gallery, queries = found.train, found.test
+    one_source = queries is gallery
     result = retrieval(
         gallery,
         None if one_source else queries,
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             "gallery_images": result.gallery,
             "queries": result.queries,
             "without_relevant": result.without_relevant,
-            "skipped_files": len(left_out) // (2 if one_source else 1),
+            "skipped_files": len(found.skipped),
         },
     )
     return 0

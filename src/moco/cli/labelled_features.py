@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 
 from moco.cli.output import printable
 from moco.cli.progress_lines import ProgressLines
@@ -15,8 +16,23 @@ from moco.evaluate.labelled import LabelledImages, matching_images
 from moco.loading import load_with_recipe
 
 
-def labelled_features(arguments: argparse.Namespace) -> tuple[FeatureSet, FeatureSet]:
-    """Return the features of --train and --test; images that cannot be read are named."""
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """What evaluation learns of, and what it is asked about."""
+
+    train: FeatureSet
+    test: FeatureSet
+    """The same object as train, where one source was named as both."""
+    skipped: tuple[str, ...]
+    """Names of images that could not be read."""
+
+
+def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
+    """Return the features of --train and --test; images that cannot be read are named.
+
+    Raises:
+        UsageError, DataError, CheckpointError: An option, the images or the model cannot be used.
+    """
     if arguments.workers < 0:
         raise UsageError(f"--workers must be from 0, got {arguments.workers}")
     device = pick_device(arguments.device)
@@ -27,6 +43,7 @@ def labelled_features(arguments: argparse.Namespace) -> tuple[FeatureSet, Featur
     for line in passed_over:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
     network.to(device)
+    skipped: list[str] = []
 
     def features(images: LabelledImages, name: str) -> FeatureSet:
         with ProgressLines(f"{name} features") as lines:
@@ -40,6 +57,7 @@ def labelled_features(arguments: argparse.Namespace) -> tuple[FeatureSet, Featur
             )
         for file, reason in found.skipped:
             print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)
+            skipped.append(file)
         return FeatureSet(
             found.rows,
             images.labels[found.image_ids],
@@ -49,4 +67,7 @@ def labelled_features(arguments: argparse.Namespace) -> tuple[FeatureSet, Featur
             title=str(images.source),
         )
 
-    return features(pair[0], "train"), features(pair[1], "test")
+    train = features(pair[0], "train")
+    one_source = arguments.train.resolve() == arguments.test.resolve()
+    test = train if one_source else features(pair[1], "test")
+    return LabelledFeatures(train, test, tuple(skipped))
