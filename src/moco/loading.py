@@ -65,6 +65,19 @@ def load_with_recipe(
     return network.eval(), recipe
 
 
+def kept_checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoint directories of a run, the oldest first, whether or not they verify.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = sorted((run / "checkpoints").glob("step_*"))
+    if not found:
+        what = "holds no checkpoint" if run.exists() else "does not exist"
+        raise CheckpointError(f"{run} {what}; name a run directory")
+    return found
+
+
 def _checkpoint_at(path: Path, passed_over: list[str] | None) -> Checkpoint:
     if os.path.exists(path / "manifest.json"):
         return load_checkpoint(path)

@@ -37,6 +37,17 @@ MEASURES = (
     "r2",
 )
 
+ABOUT_LABEL_FREE = """
+
+  moco evaluate label-free RUN --images PHOTOS
+  moco evaluate label-free RUN --images PHOTOS --checkpoints all
+  moco evaluate label-free RUN1 RUN2 RUN3 --images PHOTOS
+
+Prints effective rank, feature deviation, uniformity, alignment, and whether the
+neighbours of an image stay the same in another view; of several checkpoints, which
+one each measure would choose. Any source serves, labels or none. None of the
+measures is an accuracy: docs/label_free.md says what each tells and where it failed."""
+
 
 def add_labelled_pair(command: Parser) -> None:
     """Let it take a model and the labelled images that it is judged on."""
@@ -103,6 +114,48 @@ def add_finetune_options(command: Parser) -> None:
     add_network(command)
 
 
+def add_label_free_options(command: Parser) -> None:
+    """Let it take checkpoints and images without labels."""
+    command.add_argument(
+        "runs", metavar="RUN", nargs="+", type=given_path, help="run or checkpoint directories"
+    )
+    command.add_argument(
+        "--images", required=True, type=given_path, metavar="SRC", help="images, labels or none"
+    )
+    command.add_argument(
+        "--checkpoints",
+        choices=("newest", "all"),
+        default="newest",
+        help="of each run: the newest (the default) or all that it keeps",
+    )
+    command.add_argument(
+        "--layer",
+        choices=("backbone", "head"),
+        default="backbone",
+        help="features of the backbone (the default) or of the projection head",
+    )
+    command.add_argument(
+        "--most-images",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="look at so many at most, spread over the source (default: 2000)",
+    )
+    command.add_argument(
+        "--neighbours",
+        type=int,
+        default=10,
+        metavar="K",
+        help="compared between two views of an image (default: 10)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="decides the views (default: 0)"
+    )
+    add_device(command)
+    command.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
+    add_json(command)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A kind of evaluation: its module, a line and more about it, and its options."""
@@ -137,5 +190,11 @@ EVALUATIONS = {
         "train the whole network on labelled images, and score and keep it",
         ABOUT_FINETUNE,
         add_finetune_options,
+    ),
+    "label-free": Evaluation(
+        "moco.cli.evaluate_label_free",
+        "what features show without labels, over one checkpoint or many",
+        ABOUT_LABEL_FREE,
+        add_label_free_options,
     ),
 }
