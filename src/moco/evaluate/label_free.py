@@ -151,7 +151,7 @@ def neighbour_consistency(view_a: Tensor, view_b: Tensor, *, neighbours: int = 1
 
     The mean over images of |A and B| / k: A are the k nearest other rows of view_a [N, D] by cosine
     to the image's own row of it, B the same in view_b: the mutual neighbours of Huh et al.
-    (arXiv:2405.07987, section 3), there between two networks. 0 to 1; unrelated or collapsed
+    (arXiv:2405.07987), there between two networks. 0 to 1; unrelated or collapsed
     features have k / (N - 1), as ties share their places.
 
     Raises:
