@@ -30,6 +30,7 @@ from moco.evaluate.feature_set import FeatureSet
 from moco.evaluate.features import extract_features
 from moco.evaluate.few_labels import probe, t_interval
 from moco.evaluate.finetune import finetune
+from moco.evaluate.finetune import untrained_backbone as random_backbone
 from moco.evaluate.finetune_spec import FINETUNE, FROM_SCRATCH
 from moco.evaluate.finetune_training import Compute
 from moco.evaluate.label_splits import Amount, Split, draw_splits
@@ -137,7 +138,10 @@ def fine_tuned(
     known = LabelledPart(data.train, data.train_labels, data.classes)
     asked = LabelledPart(data.test, data.test_labels, data.classes)
     scratch = method == SCRATCH
-    backbone = untrained_backbone(plan, statistics_steps=0) if scratch else load(plan.run)
+    recipe = plan.recipe  # random weights are the same as the probe's
+    backbone = (
+        random_backbone(recipe.encoder, recipe.views, plan.seed) if scratch else load(plan.run)
+    )
     spec = replace(FROM_SCRATCH if scratch else FINETUNE, **SHORTER)  # type: ignore[arg-type]
     votes = {}
     for split in splits:

@@ -39,6 +39,7 @@ class Job:
     run: Path
     workers: int = 0
     fault: Callable[[], None] = sound
+    device: str = "cpu"
 
 
 def log_of(job: Job) -> Path:
@@ -60,8 +61,18 @@ def train_job(job: Job) -> None:
     torch.set_num_threads(1)
     importlib.import_module("moco.session").SAVE_EVERY_SECONDS = 0.0
     job.fault()
-    plan = make_plan(job.images, recipe=job.recipe, run=job.run, device="cpu", workers=job.workers)
+    if job.device == "cuda":
+        choose_reproducible_kernels()
+    plan = make_plan(
+        job.images, recipe=job.recipe, run=job.run, device=job.device, workers=job.workers
+    )
     pretraining.train(plan, monitor=drawing_monitor)
+
+
+def choose_reproducible_kernels() -> None:
+    """Have a GPU do the same sums in the same order each time."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
 
 
 def run_command(command: list[str], run: Path) -> None:
