@@ -122,8 +122,8 @@ def draw(results: dict[str, Checkpoints], file: Path) -> None:
             points = sets[title]
             x = [point["backbone"][name] for point in points]
             y = [100 * point["linear"] for point in points]
-            above.plot(x, y, "-" if title != "settings" else "", color=colour, linewidth=0.6)
-            above.plot(x, y, "o", color=colour, markersize=4, label=title)
+            joined = 0.0 if title == "settings" else 0.6  # those are no steps of one run
+            above.plot(x, y, "-o", color=colour, linewidth=joined, markersize=4, label=title)
         x = [point["backbone"][name] for point in sets["solar"]]
         y = [100 * point["linear"] for point in sets["solar"]]
         below.plot(x, y, "-o", color="#CC79A7", linewidth=0.6, markersize=4)
