@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from gloo_group import PROCESS_SECONDS, work_in_group
 from PIL import Image
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # Triton looks at it when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import moco
 
 LAYERS = [
     {"errors", "schedules", "distributed", "info_nce", "lars", "plain_files", "roll_call"},
+    {"batch_norm_kernels"},
+    {"batch_norm_gpu"},
     {"plain_yaml", "checkpoint_reading", "run_records"},
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data", "nonfinite", "run_lock", "health"},

@@ -11,7 +11,11 @@ code keeps those of process 0 (docs/deviations.md).
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +89,8 @@ class GroupedBatchNorm(SharedBatchNorm):
             raise ValueError(
                 f"a batch of {len(input)} does not split into {self.groups} batch-norm groups"
             )
+        if input.is_cuda and self._fits_kernels(input):
+            return self._normalize_at_once(input)
         precision = torch.promote_types(input.dtype, torch.float32)
         means = input.new_zeros(self.groups, self.num_features, dtype=precision)
         variances = torch.zeros_like(means)
@@ -95,6 +101,39 @@ class GroupedBatchNorm(SharedBatchNorm):
         ]
         self.track(means.mean(dim=0), variances.mean(dim=0))
         return torch.cat(parts)
+
+    def _fits_kernels(self, input: Tensor) -> bool:
+        """Say whether the GPU's kernels can do it: statistics of float32 that move by a share."""
+        is_float32 = self.weight is None or self.weight.dtype == torch.float32
+        several = input.numel() // self.num_features > self.groups  # rows of each group
+        gpu = on_gpu()
+        fits = gpu is not None and is_float32 and several and self.momentum is not None
+        return fits and bool(gpu.can_normalize(input))
+
+    def _normalize_at_once(self, input: Tensor) -> Tensor:
+        running = None
+        if self.running_mean is not None and self.running_var is not None:
+            running = self.running_mean, self.running_var
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        normalized: Tensor = on_gpu().normalize_groups(
+            input,
+            self.weight,
+            self.bias,
+            running,
+            groups=self.groups,
+            eps=self.eps,
+            share=self.momentum,
+        )
+        return normalized
+
+
+@lru_cache(maxsize=1)
+def on_gpu() -> Any:
+    """Return `moco.batch_norm_gpu`, None where torch came without Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("moco.batch_norm_gpu")
 
 
 class SyncedBatchNorm(SharedBatchNorm):
