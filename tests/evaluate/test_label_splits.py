@@ -76,6 +76,9 @@ def test_a_split_does_not_depend_on_the_order_of_the_files_or_on_other_classes()
 
 def test_of_all_labels_there_is_one_draw_only() -> None:
     assert [split.draw for split in drawn(ALL, TEN)] == [0, 0, 1, 2]
+    labels, names = torch.tensor([0, 1]), ("a", "b")  # a share of one image is that image
+    splits = draw_splits(labels, names, ("x", "y"), [TEN, ALL], draws=5, seed=0)
+    assert [(split.title, split.draw) for split in splits] == [("10 %", 0), ("all labels", 0)]
 
 
 def test_rows_without_names_are_known_by_their_number() -> None:

@@ -70,7 +70,7 @@ def draw_splits(
     draws: int,
     seed: int,
 ) -> list[Split]:
-    """Return the splits of each amount, `draws` of each; of all labels there is one only.
+    """Return the splits of each amount, `draws` of each; of one that takes all labels there is one only.
 
     Args:
         labels: [N] class numbers.
@@ -96,7 +96,8 @@ def draw_splits(
                 f"class {classes[short[0]]} has {int(counts[short[0]])} train images, fewer than "
                 f"{amount.title}; ask for fewer, or add some"
             )
-        for draw, places in enumerate(orders[: 1 if amount.share == 1 else None]):
+        is_all = bool((wanted == counts).all())
+        for draw, places in enumerate(orders[: 1 if is_all else None]):
             rows = (places < wanted[labels]).nonzero().flatten()
             splits.append(Split(amount.title, draw, rows, places[rows]))
     return splits

@@ -67,6 +67,7 @@ def matching_images(
     if train_images.classes != test_images.classes:
         only = set(train_images.classes) ^ set(test_images.classes)
         raise DataError(
-            f"{train} and {test} have different class folders: {', '.join(sorted(only)[:5])}"
+            f"{train} and {test} have different class folders: {', '.join(sorted(only)[:5])}; "
+            "give both the same"
         )
     return train_images, test_images
