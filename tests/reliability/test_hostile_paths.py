@@ -13,18 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from forked import command, in_fork
 from hostile_files import Runs, legacy_tar, saved
 
 import moco
 from moco.cli.commands import build_parser
 from moco.cli.parser import given_path
+from moco.errors import DataError
+from moco.evaluate.label_splits import read_split
 from moco.recipe_files import recipe_yaml
 from moco.recipes import MOCO_V2
 from moco.run_lock import LOCK_NAME
 
 FOLDERS = ["--train", "{classes}/train", "--test", "{classes}/test"]
 STUDY = ["study", "key-momentum", "--images", "{classes}/train", "--test", "{classes}/test"]
+JUDGED = ("knn", "retrieval", "few-labels", "finetune")
+"""Kinds of evaluation that take a run and labelled images."""
 IMAGES = {
     ("pretrain", "images"): ["pretrain", "{it}", "--run", "{new}"],
     ("pretrain", "monitor_train"): [
@@ -35,8 +40,12 @@ IMAGES = {
         *("pretrain", "{photos}", "--run", "{new}"),
         *("--monitor-test", "{it}", "--monitor-train", "{classes}/train"),
     ],
-    ("evaluate knn", "train"): ["evaluate", "knn", "{new}", *FOLDERS[2:], "--train", "{it}"],
-    ("evaluate knn", "test"): ["evaluate", "knn", "{new}", *FOLDERS[:2], "--test", "{it}"],
+    **{
+        (f"evaluate {kind}", part): ["evaluate", kind, "{new}", *others, f"--{part}", "{it}"]
+        for kind in JUDGED
+        for part, others in (("train", FOLDERS[2:]), ("test", FOLDERS[:2]))
+    },
+    ("evaluate label-free", "images"): ["evaluate", "label-free", "{new}", "--images", "{it}"],
     ("data check", "source"): ["data", "check", "{it}"],
     ("data check", "test"): ["data", "check", "{photos}", "--test", "{it}"],
     ("data stats", "source"): ["data", "stats", "{it}"],
@@ -62,12 +71,15 @@ RECIPES = {
 """Those that a recipe is read from: a file, or a run directory."""
 RUNS = {
     ("pretrain", "run"): ["pretrain", "{photos}", "--epochs", "1", "--run", "{it}"],
-    ("evaluate knn", "run"): ["evaluate", "knn", "{it}", *FOLDERS],
+    **{(f"evaluate {kind}", "run"): ["evaluate", kind, "{it}", *FOLDERS] for kind in JUDGED},
+    ("evaluate label-free", "runs"): ["evaluate", "label-free", "{it}", "--images", "{photos}"],
     ("demo", "run"): ["demo", "--images", "{photos}", "--run", "{it}"],
     ("study", "run"): [*STUDY, "--run", "{it}"],
 }
 """Those that a run directory is read from."""
-ONLY_WRITTEN = {"json", "out"}
+LISTS = {("evaluate few-labels", "split")}
+"""Those that names are read from, once there are features."""
+ONLY_WRITTEN = {"json", "out", "write_splits"}
 
 
 def path_arguments(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[Any]:
@@ -81,7 +93,7 @@ def path_arguments(parser: argparse.ArgumentParser, words: tuple[str, ...] = ())
 
 def test_every_path_argument_is_attacked_here() -> None:
     found = {pair for pair in path_arguments(build_parser()) if pair[1] not in ONLY_WRITTEN}
-    assert found == set(IMAGES) | set(RECIPES) | set(RUNS)
+    assert found == set(IMAGES) | set(RECIPES) | set(RUNS) | LISTS
 
 
 def hostile_images(at: Path, canary: Path) -> list[Path]:
@@ -129,6 +141,14 @@ def test_pickles_in_the_place_of_images_are_never_run(
             continue
         assert code in (2, 3), (name, path, code, errors)
         assert errors.count("moco: error: ") == 1, (name, path, errors)
+    assert not canary.exists()
+
+
+def test_pickles_in_the_place_of_a_split_are_never_run(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    for path in hostile_images(tmp_path / "lists", canary):
+        with pytest.raises(DataError):
+            read_split(path, torch.tensor([0, 1]), ("a", "b"), ("x", "y"))
     assert not canary.exists()
 
 

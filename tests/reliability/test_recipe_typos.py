@@ -126,7 +126,11 @@ def options(
 
 NEEDED = {
     ("pretrain",): ["x"],
-    ("evaluate", "knn"): ["x", "--train", "x", "--test", "x"],
+    **{
+        ("evaluate", kind): ["x", "--train", "x", "--test", "x"]
+        for kind in ("knn", "retrieval", "few-labels", "finetune")
+    },
+    ("evaluate", "label-free"): ["x", "--images", "x"],
     ("data", "check"): ["x"],
     ("data", "stats"): ["x"],
     ("data", "pack"): ["x", "y"],

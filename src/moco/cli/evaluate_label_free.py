@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print each checkpoint's measures, and which one each measure would choose."""
     _check(arguments)
     device = pick_device(arguments.device)
-    paths = checkpoint_paths(arguments.runs, every=arguments.checkpoints == "all")
     images = open_images(arguments.images)
+    paths = checkpoint_paths(arguments.runs, every=arguments.checkpoints == "all")
     rows = [
         row
         for name, path in zip(short_names(paths), paths, strict=True)

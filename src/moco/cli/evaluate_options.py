@@ -181,7 +181,7 @@ EVALUATIONS = {
     ),
     "few-labels": Evaluation(
         "moco.cli.evaluate_few_labels",
-        "a linear probe, or fine-tuning, with 1 %, 10 % or some labels of each class",
+        "a linear probe, or fine-tuning, with a share or some of the labels of each class",
         ABOUT_FEW_LABELS,
         add_few_labels_options,
     ),

@@ -70,7 +70,7 @@ def draw_splits(
     draws: int,
     seed: int,
 ) -> list[Split]:
-    """Return the splits of each amount, `draws` of each; of one that takes all labels there is one only.
+    """Return the splits of each amount, `draws` of each; a single one where it takes all labels.
 
     Args:
         labels: [N] class numbers.
