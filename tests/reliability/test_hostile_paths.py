@@ -139,7 +139,9 @@ def test_pickles_in_the_place_of_images_are_never_run(
     for name, path, code, errors in told:
         if name == "data check test" and code == 0:  # it tells what it found, and found no image
             continue
-        assert code in (2, 3), (name, path, code, errors)
+        # 6: a CIFAR folder is only opened before the run, which is not there, is asked for
+        allowed = (2, 3, 6) if name == "evaluate label-free images" else (2, 3)
+        assert code in allowed, (name, path, code, errors)
         assert errors.count("moco: error: ") == 1, (name, path, errors)
     assert not canary.exists()
 
