@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from moco.errors import DataError
-from moco.evaluate.feature_set import CHECKED_ROWS, FeatureSet, check_pair, task_of
+from moco.evaluate.feature_set import CHECKED_NUMBERS, FeatureSet, check_pair, task_of
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 TRAIN = FeatureSet(
@@ -49,10 +49,11 @@ def test_what_fits_not_is_named(change: dict[str, Any], told: str) -> None:
 
 
 def test_rows_are_looked_at_a_part_at_a_time_and_named_by_their_number() -> None:
-    rows = torch.zeros(CHECKED_ROWS + 20, 2, dtype=torch.float16)
-    rows[[7, CHECKED_ROWS + 3], 1] = float("inf")
+    checked = CHECKED_NUMBERS // 2
+    rows = torch.zeros(checked + 20, 2, dtype=torch.float16)
+    rows[[7, checked + 3], 1] = float("inf")
     labels = torch.arange(len(rows)) % 2
-    with pytest.raises(DataError, match=f"not finite: row 7, row {CHECKED_ROWS + 3};"):
+    with pytest.raises(DataError, match=f"not finite: row 7, row {checked + 3};"):
         check_pair(TRAIN, replace(TEST, rows=rows, labels=labels))
 
 

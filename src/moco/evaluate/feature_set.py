@@ -14,7 +14,8 @@ from torch import Tensor
 from moco.errors import DataError
 
 MOST_NAMED = 5
-CHECKED_ROWS = 8192
+CHECKED_NUMBERS = 1 << 20
+"""Looked at together: some 8 MB, however wide the rows."""
 
 Task = Literal["one_class", "several_classes", "number"]
 
@@ -106,10 +107,11 @@ def _check_rows(features: FeatureSet) -> None:
             f"{features.title} has {len(rows)} rows and labels {list(labels.shape)}; "
             "give one label for each row"
         )
+    together = max(1, CHECKED_NUMBERS // rows.shape[1])
     broken = [
         row
-        for first in range(0, len(rows), CHECKED_ROWS)
-        for row in _broken(rows[first : first + CHECKED_ROWS], first)
+        for first in range(0, len(rows), together)
+        for row in _broken(rows[first : first + together], first)
     ]
     if broken:
         named = [features.paths[row] if features.paths else f"row {row}" for row in broken]

@@ -148,20 +148,25 @@ def knn_memory(
     most: int = NEIGHBOURS[-1],
     memory: int = MEMORY,
 ) -> int:
-    """Return the most bytes that `knn` holds beside the rows given to it.
+    """Return the most bytes of tensors that `knn` holds beside the rows given to it.
 
     The search stays within `memory`; with it come the headline's votes, what the measure looks at
-    in each setting (8 bytes a row, or all votes for several labels), and the votes of a tile.
+    in each setting (8 bytes a row, or all votes for several labels), the votes of a tile, and the
+    same for the train rows that are asked about when a setting is chosen.
     """
-    count = min(most, len(train))
-    chunks = choose_chunks(len(train), len(test), train.rows.shape[1], count, memory=memory)
-    outputs = max(1, len(test.classes))
+    count, features = min(most, len(train)), train.rows.shape[1]
+    asked = min(len(train), CHOOSING_ROWS)
+    search = max(
+        choose_chunks(len(train), rows, features, count, memory=memory).memory(features, count)
+        for rows in (len(test), asked)
+    )
+    outputs = _outputs(train)
     seen = 4 * outputs if test.labels.ndim == 2 else 8
     tile = VOTE_ROWS * (3 * 4 * outputs + count * (8 + 3 * 4))
     if train.labels.ndim == 2:
         tile += VOTE_ROWS * count * outputs * 8
-    results = len(test) * (4 * outputs + settings * seen)
-    return chunks.memory(train.rows.shape[1], count) + tile + results
+    results = (len(test) + asked) * (4 * outputs + settings * seen)
+    return search + tile + results + asked * features * train.rows.element_size()
 
 
 @dataclass(frozen=True)
@@ -187,22 +192,31 @@ def _vote(
     """
     most, memory = sweep.counts[-1], sweep.memory
     chunks = choose_chunks(len(train), len(test_rows), train.rows.shape[1], most, memory=memory)
-    of_setting: list[list[list[Tensor]]] = [[[] for _ in sweep.temperatures] for _ in sweep.counts]
-    votes: list[Tensor] = []
+    votes = torch.empty(len(test_rows), _outputs(train))
+    like = looked_at(sweep.measure, votes[:1])
+    seen = [
+        [like.new_empty(len(votes), *like.shape[1:]) for _ in sweep.temperatures]
+        for _ in sweep.counts
+    ]
     for block in nearest_rows(
         train.rows, test_rows, sweep.counts, chunks=chunks, device=sweep.device, own=own
     ):
         for low in range(0, len(block.rows), VOTE_ROWS):
             tile = slice(low, low + VOTE_ROWS)
             cosines, rows = block.similarities[tile].cpu(), block.rows[tile].cpu()
+            place = slice(block.first + low, block.first + low + len(rows))
             for m, temperature in enumerate(sweep.temperatures):
                 running = _running_votes(cosines, rows, train, sweep.counts, temperature)
                 for k, of_tile in enumerate(running):
-                    of_setting[k][m].append(looked_at(sweep.measure, of_tile).clone())
+                    seen[k][m][place] = looked_at(sweep.measure, of_tile)
                     if (k, m) == sweep.kept:
-                        votes.append(of_tile)
-    seen = [[torch.cat(parts) for parts in row] for row in of_setting]
-    return torch.cat(votes), seen
+                        votes[place] = of_tile
+    return votes, seen
+
+
+def _outputs(train: FeatureSet) -> int:
+    """Return how many votes a row gets: one for each class or label, or the number."""
+    return max(1, len(train.classes))
 
 
 def _running_votes(
@@ -215,7 +229,7 @@ def _running_votes(
     """Yield the votes [T, Y] of the first k of sorted neighbours [T, K], for each k of `counts`."""
     weights = ((cosines - cosines[:, :1]) / temperature).exp()  # a common factor: no overflow
     labels = train.labels
-    outputs = labels.shape[1] if labels.ndim == 2 else max(1, len(train.classes))
+    outputs = _outputs(train)
     total = weights.new_zeros(len(rows), outputs)
     weight, before = weights.new_zeros(len(rows), 1), 0
     for count in counts:

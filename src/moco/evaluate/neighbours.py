@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 MEMORY = 1 << 30
@@ -24,6 +23,10 @@ UNSURE = 2e-6
 DECIMALS = 12
 """Of cosines in float64: what differs by less is rounding, and equal."""
 SETTLING_BYTES = 1 << 24
+PIECE_ROWS, TIED_ROWS = 256, 16
+"""Rows that are normalized, and tied rows that are sorted whole, together."""
+SHORTEST = 1e-12
+"""Length below which a row counts as zeros."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,22 @@ class Chunks:
     """with so many train rows."""
 
     def memory(self, features: int, count: int) -> int:
-        """Return the most bytes that a search for `count` neighbours holds, rows given apart.
+        """Return the most bytes of tensors that a search for `count` neighbours holds.
 
-        Both kinds of rows are held as float32 twice, as they come and normalized; a tile has its
-        cosines, and its candidates (value, place) before, in and after the merge; what is found is
-        held twice when it is handed over; some rows' candidates are looked at in float64.
+        The rows given to it are apart. Both kinds of rows are held normalized in float32, and a
+        tile has its cosines, in space that is taken once. What is found is held twice when it is
+        handed over. Beside these are, at one time, a tile's candidates (value, place) before, in
+        and after the merge and the tied rows, or at another the float64 rows of some candidates.
         """
         count += SPARE
-        rows = 2 * FLOAT * features * (self.block + self.chunk)
-        cosines = self.tile * self.chunk * (FLOAT + 1)  # and a byte that says which are compared
-        candidates = 8 * self.tile * (count + 1) * (FLOAT + INDEX)
+        rows = FLOAT * features * (self.block + self.chunk)
+        cosines = FLOAT * self.tile * self.chunk
         found = 2 * self.block * count * (FLOAT + INDEX)
+        piece = FLOAT * features * PIECE_ROWS  # float16 rows become float32 on their way to a GPU
+        candidates = 6 * self.tile * (count + 1) * (FLOAT + INDEX)
+        tied = TIED_ROWS * self.chunk * (2 * FLOAT + 2 * INDEX)
         settling = max(SETTLING_BYTES, 3 * DOUBLE * count * features)
-        return rows + cosines + candidates + found + settling
+        return rows + cosines + found + max(piece, candidates + tied, settling)
 
 
 def choose_chunks(
@@ -77,7 +83,7 @@ def choose_chunks(
         chunk = max(LEAST_ROWS, chunk // 2)
         tile = max(min(tile, LEAST_ROWS), tile // 2)
     least = Chunks(tile, tile, chunk).memory(features, count)
-    a_row = 2 * FLOAT * features + 2 * (count + SPARE) * (FLOAT + INDEX)
+    a_row = FLOAT * features + 2 * (count + SPARE) * (FLOAT + INDEX)
     more = max(0, memory - least) // a_row // tile * tile
     return Chunks(min(test_rows, tile + more), tile, chunk)
 
@@ -112,25 +118,75 @@ def nearest_rows(
     if not 1 <= last <= others:
         raise ValueError(f"asked for {last} neighbours of {others} rows")
     device = device or test.device
+    space = _take_space(train, test, chunks, device)
     for first in range(0, len(test), chunks.block):
-        queries = _normalized(test[first : first + chunks.block], device)
-        values = torch.full((len(queries), count), -torch.inf, device=device)
-        rows = torch.full((len(queries), count), -1, device=device)
+        asked = test[first : first + chunks.block]
+        queries = _normalize_into(space.queries, asked)
+        values = torch.full((len(asked), count), -torch.inf, device=device)
+        rows = torch.full((len(asked), count), -1, device=device)
+        tiles = [
+            slice(low, min(low + chunks.tile, len(asked)))
+            for low in range(0, len(asked), chunks.tile)
+        ]
         for start in range(0, len(train), chunks.chunk):
-            known = _normalized(train[start : start + chunks.chunk], device)
-            for low in range(0, len(queries), chunks.tile):
-                tile = slice(low, min(low + chunks.tile, len(queries)))
-                cosines = queries[tile] @ known.T
+            known = _normalize_into(space.known, train[start : start + chunks.chunk])
+            for tile in tiles:
+                cosines = _compare(queries[tile], known, space.cosines)
                 if own is not None:
                     _leave_out(cosines, own[first + tile.start : first + tile.stop], start)
-                top, places = _top(cosines, min(count, len(known)))
-                merged = torch.cat([values[tile], top], dim=1)
-                merged, order = merged.sort(dim=1, descending=True, stable=True)
-                numbers = torch.cat([rows[tile], places + start], dim=1)
-                values[tile] = merged[:, :count]
-                rows[tile] = numbers.gather(1, order[:, :count])
-        _settle(train, test[first : first + chunks.block], values, rows, cuts)
+                _merge(values[tile], rows[tile], cosines, start)
+        for tile in tiles:
+            _settle(train, asked[tile], values[tile], rows[tile], cuts)
         yield Nearest(first, values[:, :last], rows[:, :last])
+
+
+@dataclass(frozen=True)
+class _Space:
+    """What a search holds throughout, taken once.
+
+    Otherwise each step would hold the last one's too, and pieces of many sizes, given back, would
+    leave gaps that the allocator keeps.
+    """
+
+    queries: Tensor
+    known: Tensor
+    cosines: Tensor
+
+
+def _take_space(train: Tensor, test: Tensor, chunks: Chunks, device: torch.device) -> _Space:
+    block, chunk = min(chunks.block, len(test)), min(chunks.chunk, len(train))
+    return _Space(
+        torch.empty(block, test.shape[1], device=device),
+        torch.empty(chunk, train.shape[1], device=device),
+        torch.empty(min(chunks.tile, block) * chunk, device=device),
+    )
+
+
+def _normalize_into(space: Tensor, rows: Tensor) -> Tensor:
+    """Return the rows [N, D] with length 1, in the first of the space."""
+    held = space[: len(rows)]
+    for piece, source in zip(
+        *(torch.split(all_rows, PIECE_ROWS) for all_rows in (held, rows)), strict=True
+    ):
+        piece.copy_(source)
+        piece /= piece.norm(dim=1, keepdim=True).clamp(min=SHORTEST)
+    return held
+
+
+def _compare(queries: Tensor, known: Tensor, space: Tensor) -> Tensor:
+    """Return the cosines of normalized rows, in the first of the space."""
+    cosines = space[: len(queries) * len(known)].view(len(queries), len(known))
+    return torch.mm(queries, known.T, out=cosines)
+
+
+def _merge(values: Tensor, rows: Tensor, cosines: Tensor, start: int) -> None:
+    """Let the best of a chunk, whose first row is `start`, join the candidates [T, K], in place."""
+    count = values.shape[1]
+    top, places = _top(cosines, min(count, cosines.shape[1]))
+    merged, order = torch.cat([values, top], dim=1).sort(dim=1, descending=True, stable=True)
+    numbers = torch.cat([rows, places.add_(start)], dim=1)
+    values.copy_(merged[:, :count])
+    rows.copy_(numbers.gather(1, order[:, :count]))
 
 
 def _settle(train: Tensor, test: Tensor, values: Tensor, rows: Tensor, cuts: Sequence[int]) -> None:
@@ -156,10 +212,6 @@ def _settle(train: Tensor, test: Tensor, values: Tensor, rows: Tensor, cuts: Seq
         rows[some] = candidates.gather(1, order).to(rows.device)
 
 
-def _normalized(rows: Tensor, device: torch.device) -> Tensor:
-    return F.normalize(rows.to(device).float(), dim=1)
-
-
 def _leave_out(cosines: Tensor, own: Tensor, start: int) -> None:
     """Make each row's own column, where it is among these, the last choice."""
     places = own.to(cosines.device) - start
@@ -176,8 +228,8 @@ def _top(cosines: Tensor, count: int) -> tuple[Tensor, Tensor]:
     values, places = cosines.topk(min(count + 1, cosines.shape[1]), dim=1)
     if values.shape[1] > count:
         tied = (values[:, count - 1] == values[:, count]).nonzero().flatten()
-        if len(tied):
-            order = cosines[tied].argsort(dim=1, descending=True, stable=True)
-            places[tied] = order[:, : count + 1]
+        for some in torch.split(tied, TIED_ROWS):
+            order = cosines[some].argsort(dim=1, descending=True, stable=True)
+            places[some] = order[:, : count + 1]
     places = places[:, :count].sort(dim=1).values
     return cosines.gather(1, places), places
