@@ -28,14 +28,13 @@ from moco.device import fast_precision
 from moco.evaluate.compare import measured
 from moco.evaluate.feature_set import FeatureSet
 from moco.evaluate.features import extract_features
-from moco.evaluate.few_labels import probe, t_interval
-from moco.evaluate.finetune import finetune
-from moco.evaluate.finetune import untrained_backbone as random_backbone
+from moco.evaluate.few_labels import probe
+from moco.evaluate.finetune import finetune, random_backbone
 from moco.evaluate.finetune_spec import FINETUNE, FROM_SCRATCH
 from moco.evaluate.finetune_training import Compute
 from moco.evaluate.label_splits import Amount, Split, draw_splits
 from moco.evaluate.labelled_part import LabelledPart, part_of
-from moco.evaluate.paired import paired_difference
+from moco.evaluate.paired import paired_difference, t_interval
 from moco.loading import load
 from moco.plan import Plan, make_plan
 from moco.pretraining import train

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from moco.evaluate.label_free import MEASURES
+from moco.evaluate.number_scores import spearman
 
 Checkpoints = list[dict[str, Any]]
 
@@ -25,21 +25,6 @@ SETS = ("cifar10", "keys too fast", "solar")
 LATE = 4
 """Checkpoints after the first so many, when the run has begun to learn."""
 COLOURS = {"cifar10": "#0072B2", "keys too fast": "#D55E00", "settings": "#009E73"}
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the rank correlation, ties at their mean rank; NaN where one does not vary."""
-    ranks = [_ranks(values) for values in (first, second)]
-    apart = [[rank - mean(own) for rank in own] for own in ranks]
-    squares = [sum(value * value for value in own) for own in apart]
-    if not all(squares):
-        return float("nan")
-    return sum(a * b for a, b in zip(*apart, strict=True)) / (squares[0] * squares[1]) ** 0.5
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values]
 
 
 def readings(checkpoints: Checkpoints, layer: str) -> dict[str, list[float | None]]:
@@ -67,7 +52,8 @@ def tracked(values: list[float | None], checkpoints: Checkpoints) -> str:
         if value is not None
     ]
     best = max(point["linear"] for point in checkpoints)
-    correlation = spearman(*zip(*pairs, strict=True))
+    told, linear = torch.tensor(pairs, dtype=torch.double).T
+    correlation = spearman(told, linear)
     if correlation != correlation:
         return "-"
     chosen = max(pairs, key=lambda pair: pair[0])[1]

@@ -17,7 +17,7 @@ from moco.errors import DataError, DivergedError, UsageError
 from moco.evaluate import finetune as module
 from moco.evaluate import finetune_training as training_module
 from moco.evaluate.features import extract_features
-from moco.evaluate.finetune import FinetuneResult, finetune, held_out_rows, untrained_backbone
+from moco.evaluate.finetune import FinetuneResult, finetune, held_out_rows, random_backbone
 from moco.evaluate.finetune_spec import FROM_SCRATCH, FinetuneSpec
 from moco.evaluate.labelled_part import LabelledPart
 from moco.evaluate.linear import linear_class_scores
@@ -76,7 +76,7 @@ TRAIN, TEST = shapes(240, 0), shapes(150, 1)
 
 @pytest.fixture(scope="module")
 def backbone() -> nn.Module:
-    return untrained_backbone(ENCODER, VIEWS, seed=0)
+    return random_backbone(ENCODER, VIEWS, seed=0)
 
 
 def tuned(
@@ -309,7 +309,7 @@ def test_what_cannot_be_is_refused(backbone: nn.Module) -> None:
 
 
 def test_a_vit_trains_with_all_that_v3s_recipe_asks_for() -> None:
-    vit = untrained_backbone(EncoderSpec(backbone="moco_v3_vit_small"), VIEWS, seed=0)
+    vit = random_backbone(EncoderSpec(backbone="moco_v3_vit_small"), VIEWS, seed=0)
     spec = replace(QUICK, epochs=1, mixup=0.8, cutmix=1.0, erase=0.25, drop_path=0.1)
     found = tuned(vit, replace(spec, layer_decay=0.75), train=shapes(30, 5), test=shapes(9, 6))
     assert found.rates["patch_embed"] == pytest.approx(1e-3 * 0.75**13)

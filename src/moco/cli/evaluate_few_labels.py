@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from moco.cli.json_file import check_json_path, write_json
 from moco.cli.labelled_features import labelled_features
 from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
-from moco.cli.tuning import asked_compute, starting_network
-from moco.errors import StorageError, UsageError, storage_remedy
+from moco.cli.tuning import asked_compute, make_folder, starting_network
+from moco.errors import UsageError
 from moco.evaluate.feature_set import FeatureSet, check_pair
 from moco.evaluate.few_labels import FewLabelsResult, Level, asked_splits, few_labels_on
 from moco.evaluate.few_labels_finetuned import few_labels_finetuned
@@ -100,11 +99,7 @@ def _splits(arguments: argparse.Namespace, train: FeatureSet) -> list[Split]:
 def _write_splits(folder: Path, splits: Sequence[Split], names: Sequence[str]) -> None:
     if not names:
         raise UsageError("--write-splits needs the images' names, which the features are without")
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise StorageError(f"cannot make {folder}: {reason}; {storage_remedy(error)}") from error
+    make_folder(folder)
     for split in splits:
         title = split.title.replace(" %", "percent").replace(" ", "-")
         write_split(folder / f"{title}-draw-{split.draw}.txt", split, names)

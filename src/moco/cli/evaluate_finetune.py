@@ -14,8 +14,8 @@ from moco.cli.finetune_options import asked_spec
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
-from moco.cli.tuning import EpochLines, asked_compute, starting_network
-from moco.errors import StorageError, UsageError, storage_remedy
+from moco.cli.tuning import EpochLines, asked_compute, make_folder, starting_network
+from moco.errors import UsageError
 from moco.evaluate.finetune import FinetuneResult, finetune
 from moco.evaluate.finetune_files import ABOUT, FileKeeper, save_finetuned, training_fingerprint
 from moco.evaluate.finetune_spec import FinetuneSpec
@@ -70,11 +70,7 @@ def _keeper(
         return None
     if os.path.lexists(folder / ABOUT):
         raise UsageError(f"{folder} holds a fine-tuned network already; name another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise StorageError(f"cannot make {folder}: {reason}; {storage_remedy(error)}") from error
+    make_folder(folder)
     measure = arguments.measure
     return FileKeeper(
         folder,

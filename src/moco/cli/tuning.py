@@ -6,14 +6,15 @@ import argparse
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from torch import nn
 
 from moco.cli.output import printable
 from moco.cli.terminal import LOG_EVERY_SECONDS
 from moco.device import pick_device, pick_precision
-from moco.errors import UsageError
-from moco.evaluate.finetune import untrained_backbone
+from moco.errors import StorageError, UsageError, storage_remedy
+from moco.evaluate.finetune import random_backbone
 from moco.evaluate.finetune_training import Compute, EpochFigures
 from moco.loading import load_with_recipe
 from moco.recipe import Recipe
@@ -26,8 +27,21 @@ def starting_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
     for line in passed_over:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
     if arguments.untrained:
-        backbone = untrained_backbone(recipe.encoder, recipe.views, arguments.seed)
+        backbone = random_backbone(recipe.encoder, recipe.views, arguments.seed)
     return backbone, recipe
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that results go to, unless it is there.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"cannot make {folder}: {reason}; {storage_remedy(error)}") from error
 
 
 def asked_compute(arguments: argparse.Namespace) -> Compute:

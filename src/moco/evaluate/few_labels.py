@@ -20,7 +20,7 @@ from moco.evaluate.compare import Measure, compare_votes, measured, suitable_mea
 from moco.evaluate.feature_set import FeatureSet, check_pair
 from moco.evaluate.label_splits import Amount, Split, draw_splits
 from moco.evaluate.linear import PENALTIES, linear_class_scores
-from moco.evaluate.paired import T_975
+from moco.evaluate.paired import t_interval
 
 SHARES = (0.01, 0.1, 1.0)
 DRAWS = 5
@@ -218,12 +218,3 @@ def _level(measure: Measure, labels: Tensor, first: Split, answers: Sequence[Ans
         settings=tuple(answer.setting for answer in answers),
         chosen=all(answer.chosen for answer in answers),
     )
-
-
-def t_interval(scores: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the 95 % Student-t interval of the mean, None for both with fewer than two."""
-    if len(scores) < 2:
-        return None, None
-    quantile = T_975[min(len(scores) - 1, len(T_975)) - 1]
-    half = quantile * stdev(scores) / math.sqrt(len(scores))
-    return mean(scores) - half, mean(scores) + half

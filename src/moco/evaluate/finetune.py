@@ -159,7 +159,7 @@ def held_out_rows(train: Labelled, share: float, seed: int) -> Tensor:
     return places < (counts * share).round().clamp(min=1)[labels]
 
 
-def untrained_backbone(spec: EncoderSpec, views: ViewsSpec, seed: int) -> nn.Module:
+def random_backbone(spec: EncoderSpec, views: ViewsSpec, seed: int) -> nn.Module:
     """Return the backbone with random weights, for training from scratch: the rival."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

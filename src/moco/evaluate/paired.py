@@ -50,8 +50,13 @@ def paired_difference(better: Sequence[float], worse: Sequence[float]) -> Differ
     if not leads:
         return Difference(0, None, None, None)
     middle = mean(leads)
-    if len(leads) == 1:
-        return Difference(1, middle, None, None)
-    quantile = T_975[min(len(leads) - 1, len(T_975)) - 1]
-    half = quantile * stdev(leads) / math.sqrt(len(leads))
-    return Difference(len(leads), middle, middle - half, middle + half)
+    return Difference(len(leads), middle, *t_interval(leads))
+
+
+def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the ends of the 95 % Student-t interval of the mean, None with fewer than two."""
+    if len(values) < 2:
+        return None, None
+    quantile = T_975[min(len(values) - 1, len(T_975)) - 1]
+    half = quantile * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
