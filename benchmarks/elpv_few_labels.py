@@ -25,16 +25,16 @@ from torch import Tensor
 from moco.demo import untrained_backbone
 from moco.demo_data import DemoData, solar_cells
 from moco.device import fast_precision
-from moco.evaluate.compare import measured
-from moco.evaluate.feature_set import FeatureSet
-from moco.evaluate.features import extract_features
-from moco.evaluate.few_labels import probe
-from moco.evaluate.finetune import finetune, random_backbone
-from moco.evaluate.finetune_spec import FINETUNE, FROM_SCRATCH
-from moco.evaluate.finetune_training import Compute
-from moco.evaluate.label_splits import Amount, Split, draw_splits
-from moco.evaluate.labelled_part import LabelledPart, part_of
-from moco.evaluate.paired import paired_difference, t_interval
+from moco.evaluation.compare import measured
+from moco.evaluation.feature_set import FeatureSet
+from moco.evaluation.features import extract_features
+from moco.evaluation.few_labels import probe
+from moco.evaluation.finetune import finetune, random_backbone
+from moco.evaluation.finetune_spec import FINETUNE, FROM_SCRATCH
+from moco.evaluation.finetune_training import Compute
+from moco.evaluation.label_splits import Amount, Split, draw_splits
+from moco.evaluation.labelled_part import LabelledPart, part_of
+from moco.evaluation.paired import paired_difference, t_interval
 from moco.loading import load
 from moco.plan import Plan, make_plan
 from moco.pretraining import train

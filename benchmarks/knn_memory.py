@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moco.evaluate.feature_set import FeatureSet
-from moco.evaluate.knn import knn, knn_memory
-from moco.evaluate.neighbours import choose_chunks
+from moco.evaluation.feature_set import FeatureSet
+from moco.evaluation.knn import knn, knn_memory
+from moco.evaluation.neighbours import choose_chunks
 
 CLASSES = 1000
 MIB = 1 << 20

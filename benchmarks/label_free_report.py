@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from moco.evaluate.label_free import MEASURES
-from moco.evaluate.number_scores import spearman
+from moco.evaluation.label_free import MEASURES
+from moco.evaluation.number_scores import spearman
 
 Checkpoints = list[dict[str, Any]]
 

@@ -30,12 +30,12 @@ from moco.checkpoint import Checkpoint, save_checkpoint
 from moco.data.images import Images, SubsetImages, spread
 from moco.demo_data import ELPV_CPU_EPOCHS, ELPV_SETTINGS, solar_cells
 from moco.errors import InterruptedRunError
-from moco.evaluate.compare import measured
-from moco.evaluate.features import extract_features
-from moco.evaluate.label_free import label_free
-from moco.evaluate.labelled import LabelledImages
-from moco.evaluate.linear import linear_class_scores
-from moco.evaluate.view_features import extract_view_features
+from moco.evaluation.compare import measured
+from moco.evaluation.features import extract_features
+from moco.evaluation.label_free import label_free
+from moco.evaluation.labelled import LabelledImages
+from moco.evaluation.linear import linear_class_scores
+from moco.evaluation.view_features import extract_view_features
 from moco.loading import kept_checkpoints, load_with_recipe
 from moco.plan import Plan, make_plan
 from moco.pretraining import build_plan, train

@@ -12,10 +12,10 @@ import torch
 
 from moco.demo import NEIGHBOURS
 from moco.demo_data import solar_cells
-from moco.evaluate.features import extract_features
-from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.linear import linear_class_scores
-from moco.evaluate.scores import roc_auc
+from moco.evaluation.features import extract_features
+from moco.evaluation.knn import knn_class_scores
+from moco.evaluation.linear import linear_class_scores
+from moco.evaluation.scores import roc_auc
 from moco.loading import load
 from moco.plan import make_plan
 from moco.pretraining import train

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from moco.build import build_contrast
 from moco.data.images import Images
 from moco.demo_data import ELPV_BLOCK, solar_cells
-from moco.evaluate.features import extract_features
-from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.linear import linear_class_scores
-from moco.evaluate.scores import roc_auc
+from moco.evaluation.features import extract_features
+from moco.evaluation.knn import knn_class_scores
+from moco.evaluation.linear import linear_class_scores
+from moco.evaluation.scores import roc_auc
 from moco.loading import load_with_recipe
 from moco.recipe import Recipe
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from moco.build import build_contrast
 from moco.data.batches import Batches, to_device
 from moco.demo_data import DemoData
-from moco.evaluate.compare import Interval, Measure, compare_votes, suitable_measure
-from moco.evaluate.features import Features, extract_features
-from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.linear import linear_class_scores
+from moco.evaluation.compare import Interval, Measure, compare_votes, suitable_measure
+from moco.evaluation.features import Features, extract_features
+from moco.evaluation.knn import knn_class_scores
+from moco.evaluation.linear import linear_class_scores
 from moco.loading import load
 from moco.plan import Plan
 

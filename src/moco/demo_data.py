@@ -13,7 +13,7 @@ from torch import Tensor
 from moco.data.images import Images, SubsetImages
 from moco.data.sources.opening import open_images
 from moco.errors import DataError
-from moco.evaluate.labelled import LabelledImages
+from moco.evaluation.labelled import LabelledImages
 
 ELPV_BLOCK = 82
 """Neighbours in the list may come from one module: blocks of this size stay on one side, so that

@@ -19,7 +19,7 @@ from moco.data.workers import LOADER_TIMEOUT_SECONDS
 from moco.device import shared_cpu
 from moco.distributed import rank
 from moco.errors import InterruptedRunError, MocoError, StorageError
-from moco.evaluate.monitor import knn_monitor
+from moco.evaluation.monitor import knn_monitor
 from moco.nonfinite import KeptBuffers, is_finite_everywhere
 from moco.plan import Plan, make_plan
 from moco.plan_batches import load_plan, watch_over

@@ -10,10 +10,10 @@ import torch
 
 from moco.cli import evaluate_finetune as command
 from moco.cli.main import main
-from moco.evaluate import finetune
-from moco.evaluate.features import extract_features
-from moco.evaluate.finetune_files import FileKeeper, load_finetuned
-from moco.evaluate.labelled import LabelledImages
+from moco.evaluation import finetune
+from moco.evaluation.features import extract_features
+from moco.evaluation.finetune_files import FileKeeper, load_finetuned
+from moco.evaluation.labelled import LabelledImages
 from moco.loading import load_with_recipe
 
 SHORT = ["--set", "epochs=3", "--set", "fewest_steps=0", "--set", "batch_size=8"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from moco.cli.main import main
-from moco.evaluate.features import extract_features
-from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import matching_images
-from moco.evaluate.scores import score_votes
+from moco.evaluation.features import extract_features
+from moco.evaluation.knn import knn_class_scores
+from moco.evaluation.labelled import matching_images
+from moco.evaluation.scores import score_votes
 from moco.loading import load_with_recipe
 
 

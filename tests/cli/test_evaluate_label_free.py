@@ -14,8 +14,8 @@ from moco.cli.evaluate_label_free import Row, checkpoint_paths, choices_in_words
 from moco.cli.main import main
 from moco.data.images import spread
 from moco.data.sources.folder import FolderImages
-from moco.evaluate.label_free import MEASURES, LabelFreeResult, label_free
-from moco.evaluate.view_features import extract_view_features
+from moco.evaluation.label_free import MEASURES, LabelFreeResult, label_free
+from moco.evaluation.view_features import extract_view_features
 from moco.loading import load_with_recipe
 from moco.specs import ViewsSpec
 

@@ -17,7 +17,7 @@ from moco.cli.main import main
 from moco.data.sources.sequence import SequenceImages
 from moco.encoders import Encoder
 from moco.errors import CheckpointError, MocoError, UsageError
-from moco.evaluate.monitor import knn_monitor
+from moco.evaluation.monitor import knn_monitor
 from moco.plan import make_plan
 from moco.recipe_files import read_recipe, set_fields
 from moco.recipes import MOCO_V1, MOCO_V2

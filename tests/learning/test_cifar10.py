@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from moco.demo import STATISTICS_STEPS, untrained_backbone
-from moco.evaluate.features import extract_features
-from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import LabelledImages, matching_images
-from moco.evaluate.linear import linear_class_scores
+from moco.evaluation.features import extract_features
+from moco.evaluation.knn import knn_class_scores
+from moco.evaluation.labelled import LabelledImages, matching_images
+from moco.evaluation.linear import linear_class_scores
 from moco.loading import load_with_recipe
 from moco.plan import make_plan
 from moco.pretraining import train

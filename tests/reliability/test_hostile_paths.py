@@ -21,7 +21,7 @@ import moco
 from moco.cli.commands import build_parser
 from moco.cli.parser import given_path
 from moco.errors import DataError
-from moco.evaluate.label_splits import read_split
+from moco.evaluation.label_splits import read_split
 from moco.recipe_files import recipe_yaml
 from moco.recipes import MOCO_V2
 from moco.run_lock import LOCK_NAME

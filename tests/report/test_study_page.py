@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moco.evaluate.labelled import matching_images
+from moco.evaluation.labelled import matching_images
 from moco.recipes import CIFAR10_RESNET18
 from moco.report.study_page import claim_rows, markdown, table_rows, write_results
 from moco.studies.catalogue import STUDIES

@@ -16,13 +16,13 @@ from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
 from moco.cli.tuning import asked_compute, make_folder, starting_network
 from moco.errors import UsageError
-from moco.evaluate.feature_set import FeatureSet, check_pair
-from moco.evaluate.few_labels import FewLabelsResult, Level, asked_splits, few_labels_on
-from moco.evaluate.few_labels_finetuned import few_labels_finetuned
-from moco.evaluate.finetune import FinetuneResult
-from moco.evaluate.label_splits import Split, read_split, write_split
-from moco.evaluate.labelled import LabelledImages, matching_images
-from moco.evaluate.labelled_part import LabelledPart, part_of
+from moco.evaluation.feature_set import FeatureSet, check_pair
+from moco.evaluation.few_labels import FewLabelsResult, Level, asked_splits, few_labels_on
+from moco.evaluation.few_labels_finetuned import few_labels_finetuned
+from moco.evaluation.finetune import FinetuneResult
+from moco.evaluation.label_splits import Split, read_split, write_split
+from moco.evaluation.labelled import LabelledImages, matching_images
+from moco.evaluation.labelled_part import LabelledPart, part_of
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,10 +16,10 @@ from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
 from moco.cli.tuning import EpochLines, asked_compute, make_folder, starting_network
 from moco.errors import UsageError
-from moco.evaluate.finetune import FinetuneResult, finetune
-from moco.evaluate.finetune_files import ABOUT, FileKeeper, save_finetuned, training_fingerprint
-from moco.evaluate.finetune_spec import FinetuneSpec
-from moco.evaluate.labelled import LabelledImages, matching_images
+from moco.evaluation.finetune import FinetuneResult, finetune
+from moco.evaluation.finetune_files import ABOUT, FileKeeper, save_finetuned, training_fingerprint
+from moco.evaluation.finetune_spec import FinetuneSpec
+from moco.evaluation.labelled import LabelledImages, matching_images
 
 CACHE_BYTES = 1 << 30
 """Decoded train images are kept in memory up to this size: they come again each epoch."""

@@ -11,10 +11,10 @@ from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import UsageError
-from moco.evaluate.compare import Measure
-from moco.evaluate.feature_set import FeatureSet, task_of
-from moco.evaluate.knn import KnnResult, Setting, knn
-from moco.evaluate.published import INSTDISC_KNN, NOTEBOOK_KNN, published
+from moco.evaluation.compare import Measure
+from moco.evaluation.feature_set import FeatureSet, task_of
+from moco.evaluation.knn import KnnResult, Setting, knn
+from moco.evaluation.published import INSTDISC_KNN, NOTEBOOK_KNN, published
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "one_class": ("top1", "balanced_accuracy", "macro_f1", "roc_auc"),

@@ -18,8 +18,8 @@ from moco.data.images import Images, spread
 from moco.data.sources.opening import open_images
 from moco.device import pick_device
 from moco.errors import CheckpointError, DataError, UsageError
-from moco.evaluate.label_free import MEASURES, LabelFreeResult, chosen, label_free
-from moco.evaluate.view_features import extract_view_features
+from moco.evaluation.label_free import MEASURES, LabelFreeResult, chosen, label_free
+from moco.evaluation.view_features import extract_view_features
 from moco.loading import kept_checkpoints, load_with_recipe
 from moco.plan import check_seed
 from moco.specs import ViewsSpec

@@ -10,7 +10,7 @@ from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import UsageError
-from moco.evaluate.retrieval import retrieval
+from moco.evaluation.retrieval import retrieval
 
 
 def run(arguments: argparse.Namespace) -> int:

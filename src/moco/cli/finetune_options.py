@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from moco.cli.parser import Parser, given_path
 from moco.errors import UsageError
-from moco.evaluate.finetune_spec import (
+from moco.evaluation.finetune_spec import (
     FINETUNE_SPECS,
     FROM_SCRATCH,
     FinetuneSpec,

@@ -10,9 +10,9 @@ from moco.cli.output import printable
 from moco.cli.progress_lines import ProgressLines
 from moco.device import pick_device
 from moco.errors import UsageError
-from moco.evaluate.feature_set import FeatureSet
-from moco.evaluate.features import extract_features
-from moco.evaluate.labelled import LabelledImages, matching_images
+from moco.evaluation.feature_set import FeatureSet
+from moco.evaluation.features import extract_features
+from moco.evaluation.labelled import LabelledImages, matching_images
 from moco.loading import load_with_recipe
 
 

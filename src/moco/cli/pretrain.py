@@ -17,7 +17,7 @@ from moco.cli.terminal import (
 )
 from moco.device import default_workers, pick_device
 from moco.distributed import rank
-from moco.evaluate.monitor import knn_monitor
+from moco.evaluation.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.pretraining import train
 from moco.processes import launched_processes, together

@@ -14,8 +14,8 @@ from moco.cli.output import printable
 from moco.cli.terminal import LOG_EVERY_SECONDS
 from moco.device import pick_device, pick_precision
 from moco.errors import StorageError, UsageError, storage_remedy
-from moco.evaluate.finetune import random_backbone
-from moco.evaluate.finetune_training import Compute, EpochFigures
+from moco.evaluation.finetune import random_backbone
+from moco.evaluation.finetune_training import Compute, EpochFigures
 from moco.loading import load_with_recipe
 from moco.recipe import Recipe
 

@@ -14,7 +14,7 @@ from moco.data.view_samples import sample_views
 from moco.data.views import picture, view_picture
 from moco.demo import RIVALS, Compared, RivalFeatures, nearest, verdict
 from moco.demo_data import DemoData
-from moco.evaluate.compare import Interval
+from moco.evaluation.compare import Interval
 from moco.plan import Plan
 from moco.report.charts import line_chart
 from moco.report.page import (

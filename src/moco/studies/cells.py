@@ -21,12 +21,12 @@ from torch import nn
 from moco.data.images import Images
 from moco.demo import STATISTICS_STEPS, untrained_backbone
 from moco.errors import DivergedError, InterruptedRunError, StorageError, storage_remedy
-from moco.evaluate.compare import measured
-from moco.evaluate.features import extract_features
-from moco.evaluate.knn import knn_class_scores
-from moco.evaluate.labelled import LabelledImages
-from moco.evaluate.linear import linear_class_scores
-from moco.evaluate.monitor import knn_monitor
+from moco.evaluation.compare import measured
+from moco.evaluation.features import extract_features
+from moco.evaluation.knn import knn_class_scores
+from moco.evaluation.labelled import LabelledImages
+from moco.evaluation.linear import linear_class_scores
+from moco.evaluation.monitor import knn_monitor
 from moco.loading import load_with_recipe
 from moco.plain_files import read_small
 from moco.plan import Plan, make_plan

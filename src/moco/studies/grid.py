@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from moco.data.images import Images
 from moco.errors import InterruptedRunError, UsageError
-from moco.evaluate.labelled import matching_images
-from moco.evaluate.paired import Difference, paired_difference
+from moco.evaluation.labelled import matching_images
+from moco.evaluation.paired import Difference, paired_difference
 from moco.plain_files import read_small
 from moco.plan import CACHE_BYTES, make_plan
 from moco.progress import Report

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from moco.evaluation.compare import compare_votes, measured, suitable_measure
+
+
+def votes_of(strength: float, labels: torch.Tensor, seed: int) -> torch.Tensor:
+    noise = torch.randn(len(labels), generator=torch.Generator().manual_seed(seed))
+    positive = (strength * labels + noise).sigmoid()
+    return torch.stack([1 - positive, positive], dim=1)
+
+
+def test_the_measure_suits_the_labels() -> None:
+    assert suitable_measure(torch.tensor([0, 0, 1]), 2) == "roc_auc"
+    assert suitable_measure(torch.tensor([0, 1, 2]), 3) == "top1"
+    assert suitable_measure(torch.tensor([0, 0, 1, 2]), 3) == "balanced_accuracy"
+
+
+def test_measures_agree_with_scikit_learn() -> None:
+    labels = torch.arange(90) % 3 * (torch.arange(90) % 2)
+    votes = torch.rand(90, 3, generator=torch.Generator().manual_seed(1))
+    answers = votes.argmax(dim=1)
+    expected = balanced_accuracy_score(labels, answers)
+    assert measured("balanced_accuracy", votes, labels) == pytest.approx(expected)
+    assert measured("top1", votes, labels) == pytest.approx(
+        float((answers == labels).float().mean())
+    )
+    two = (labels > 0).long()
+    assert measured("roc_auc", votes[:, :2], two) == pytest.approx(roc_auc_score(two, votes[:, 1]))
+
+
+def test_a_real_lead_is_sure_and_no_lead_is_not() -> None:
+    labels = (torch.arange(400) % 4 == 0).long()
+    votes = {
+        "strong": votes_of(3.0, labels, 0),
+        "weak": votes_of(0.5, labels, 1),
+        "equal": votes_of(3.0, labels, 2),
+    }
+    scores, leads = compare_votes("roc_auc", votes, labels, "strong")
+    assert scores["strong"].low < scores["strong"].value < scores["strong"].high
+    assert leads["weak"].low > 0
+    assert leads["equal"].low < 0 < leads["equal"].high
+    assert leads["weak"].value == pytest.approx(scores["strong"].value - scores["weak"].value)
+
+
+def test_differences_are_paired() -> None:
+    """A rival that differs in a few answers has a narrow difference, not two wide intervals."""
+    labels = (torch.arange(200) % 2).long()
+    one = votes_of(1.0, labels, 0)
+    other = one.clone()
+    other[:4] = 0.5
+    scores, leads = compare_votes("roc_auc", {"one": one, "other": other}, labels, "one")
+    width = leads["other"].high - leads["other"].low
+    assert width < 0.5 * (scores["one"].high - scores["one"].low)
