@@ -118,3 +118,15 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"neighbours|train rows"):
         knn_class_scores(rows, labels, TEST, classes=3, **options)  # type: ignore[arg-type]
+
+
+def test_where_all_neighbours_are_of_one_class_the_vote_is_just_one() -> None:
+    rows = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+    labels = (torch.arange(64) >= 62).long()
+    for count in (3, 7, 20):
+        votes = knn_class_scores(
+            rows, labels, rows[:40], classes=2, neighbours=count, temperature=0.13
+        )
+        alone = votes[votes[:, 1] == 0, 0]
+        assert len(alone) > 5
+        assert bool((alone == 1).all())  # or which image comes first would be noise

@@ -234,13 +234,14 @@ def _running_votes(
     weight, before = weights.new_zeros(len(rows), 1), 0
     for count in counts:
         new, theirs = weights[:, before:count], labels[rows[:, before:count]]
+        before = count
         if labels.ndim == 1 and not labels.is_floating_point():
             total.scatter_add_(1, theirs, new)
+            weight = total.sum(dim=1, keepdim=True)  # so that one class alone has a vote of just 1
         else:
             theirs = theirs.to(total.dtype).reshape(*new.shape, outputs)
             total += (new[:, None] @ theirs)[:, 0]
-        weight += new.sum(dim=1, keepdim=True)
-        before = count
+            weight += new.sum(dim=1, keepdim=True)
         yield total / weight
 
 
