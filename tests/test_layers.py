@@ -64,6 +64,7 @@ WITHOUT_TORCH = [
     "cli/data_options",
     "cli/evaluate_options",
     "evaluation/__init__",
+    "evaluation/linear_protocols",
     "evaluation/published",
     "cli/finetune_options",
     "evaluation/finetune_spec",

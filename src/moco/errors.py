@@ -14,6 +14,10 @@ class MocoError(Exception):
     exit_code = 1
 
 
+class ChangedNetworkError(MocoError, RuntimeError):
+    """A network that was to stay as it is was changed while it was looked at (exit code 1)."""
+
+
 class UsageError(MocoError, ValueError):
     """The command, a recipe field or a combination of fields makes no sense (exit code 2)."""
 

@@ -38,15 +38,28 @@ class TrainBatch:
 
 
 class EpochBatches(Dataset[TrainBatch]):
-    """The batches of one epoch: every image once, sizes as equal as they can be."""
+    """The batches of one epoch: every image once.
+
+    Args:
+        full: all batches have `batch_size` images but the last, which has what is left; otherwise
+            they are as equal as they can be.
+    """
 
     def __init__(
-        self, images: Images, views: ViewsSpec, *, batch_size: int, seed: int, epoch: int
+        self,
+        images: Images,
+        views: ViewsSpec,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        full: bool = False,
     ) -> None:
         self.images, self.views, self.seed, self.epoch = images, views, seed, epoch
         order = Order(np.array([len(images)]), seed=seed)
         ids = order.images_at(epoch, np.arange(len(images)))
-        self.parts = np.array_split(ids, steps_of(len(images), batch_size))
+        steps = steps_of(len(images), batch_size)
+        self.parts = np.array_split(ids, batch_size * np.arange(1, steps) if full else steps)
 
     def __len__(self) -> int:
         return len(self.parts)
