@@ -101,15 +101,16 @@ def compare_votes(
         if one_class
         else [torch.arange(len(labels))]
     )
+    seen = {name: looked_at(measure, rival) for name, rival in votes.items()}  # once, not a draw
     resampled: dict[str, list[float]] = {name: [] for name in votes}
     for _ in range(RESAMPLES):
         rows = torch.cat(
             [rows[torch.randint(len(rows), (len(rows),), generator=draw)] for rows in members]
         )
-        for name, rival in votes.items():
-            resampled[name].append(measured(measure, rival[rows], labels[rows]))
+        for name, rival in seen.items():
+            resampled[name].append(value_of(measure, rival[rows], labels[rows]))
     drawn = {name: torch.tensor(values) for name, values in resampled.items()}
-    exact = {name: measured(measure, rival, labels) for name, rival in votes.items()}
+    exact = {name: value_of(measure, rival, labels) for name, rival in seen.items()}
     scores = {name: _interval(exact[name], drawn[name]) for name in votes}
     leads = {
         name: _interval(exact[reference] - exact[name], drawn[reference] - drawn[name])
