@@ -71,9 +71,21 @@ def add_labelled_pair(command: Parser) -> None:
     add_json(command)
 
 
+def add_labels(command: Parser) -> None:
+    """Let it say what the labels are."""
+    command.add_argument(
+        "--labels",
+        choices=("auto", "one-class", "several-classes", "numbers"),
+        default="auto",
+        help="what labels are; auto: several classes where one has ; or | between names, numbers "
+        "where all are numbers and one has a fraction, else one class an image",
+    )
+
+
 def add_knn_options(command: Parser) -> None:
     """Let it say who votes and how much."""
     add_labelled_pair(command)
+    add_labels(command)
     command.add_argument("--neighbours", type=int, default=200, metavar="K", help="default: 200")
     command.add_argument(
         "--temperature", type=float, default=0.07, metavar="T", help="default: 0.07"
@@ -90,6 +102,7 @@ def add_knn_options(command: Parser) -> None:
 def add_retrieval_options(command: Parser) -> None:
     """Let it say how far down the found images are looked at."""
     add_labelled_pair(command)
+    add_labels(command)
     command.add_argument(
         "--depths",
         type=int,
@@ -103,6 +116,7 @@ def add_retrieval_options(command: Parser) -> None:
 def add_few_labels_options(command: Parser) -> None:
     """Let it say how many labels there are."""
     add_labelled_pair(command)
+    command.set_defaults(labels="one-class")
     add_few_labels(command)
     add_tuning(command)
 

@@ -10,10 +10,18 @@ from moco.cli.output import printable
 from moco.cli.progress_lines import ProgressLines
 from moco.device import pick_device
 from moco.errors import UsageError
-from moco.evaluation.feature_set import FeatureSet
+from moco.evaluation.feature_set import FeatureSet, Task
 from moco.evaluation.features import extract_features
 from moco.evaluation.labelled import LabelledImages, matching_images
 from moco.loading import load_with_recipe
+
+TASKS: dict[str, Task | None] = {
+    "auto": None,
+    "one-class": "one_class",
+    "several-classes": "several_classes",
+    "numbers": "number",
+}
+"""What --labels asks for."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,14 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     if arguments.workers < 0:
         raise UsageError(f"--workers must be from 0, got {arguments.workers}")
     device = pick_device(arguments.device)
-    pair = matching_images(arguments.train, arguments.test)
+    pair = matching_images(arguments.train, arguments.test, task=TASKS[arguments.labels])
     part = "encoder" if arguments.layer == "head" else "backbone"
     passed_over: list[str] = []
     network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
     for line in passed_over:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
     network.to(device)
+    _say_task(pair[0], arguments.labels)
     skipped: list[str] = []
 
     def features(images: LabelledImages, name: str) -> FeatureSet:
@@ -71,3 +80,11 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     one_source = arguments.train.resolve() == arguments.test.resolve()
     test = train if one_source else features(pair[1], "test")
     return LabelledFeatures(train, test, tuple(skipped))
+
+
+def _say_task(images: LabelledImages, asked: str) -> None:
+    """Say what the labels were taken for, where nobody asked for it and it is no class each."""
+    if asked != "auto" or images.task == "one_class":
+        return
+    taken = "numbers" if images.task == "number" else "several classes an image"
+    print(f"labels are taken as {taken}; --labels one-class takes them as classes", file=sys.stderr)

@@ -106,8 +106,12 @@ def test_rows_are_numbered_within_their_file(tmp_path: Path) -> None:
 LABELS: dict[str, tuple[pa.Array, list[str] | None]] = {
     "numbers": (pa.array([3, None, -1]), ["3", "", "-1"]),
     "text": (pa.array(["a", "b", None]), ["a", "b", ""]),
-    "lists": (pa.array([[1], [2], [3]]), None),
-    "fractions": (pa.array([0.5, 1.5, 2.5]), None),
+    "lists": (pa.array([[1, 2], [], None]), ["1\x1f2\x1f", "", ""]),
+    "lists of text": (pa.array([["a"], ["b"], ["a", "b"]]), ["a\x1f", "b\x1f", "a\x1fb\x1f"]),
+    "lists of lists": (pa.array([[[1]], [[2]], [[3]]]), None),
+    "lists of bytes": (pa.array([[b"1"], [b"2"], [b"3"]]), None),
+    "fractions": (pa.array([0.5, 1.5, None]), ["0.5", "1.5", ""]),
+    "days": (pa.array([1, 2, 3], pa.date32()), None),
 }
 
 

@@ -345,7 +345,8 @@ def test_labels_need_every_image_and_small_files(tmp_path: Path) -> None:
         b'{"label": 7}' + b" " * 70_000,
         b"[" * 60_000,
         b"7",
-        b'{"label": [1]}',
+        b'{"label": [[1]]}',
+        b'{"label": {"x": 1}}',
         b"\xff",
     ):
         del files["b/2.cls"], files["b/2.json"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moco.data.images import Pixels
-from moco.data.sources.names import NamesDigest
+from moco.data.sources.names import LABEL_SEPARATOR, NamesDigest
 
 MOST_LISTED = 100
 
@@ -106,3 +107,8 @@ def class_names(codes: NDArray[Any], names: list[str]) -> list[str]:
     known = dict(enumerate(names))
     texts = {int(code): known.get(int(code), str(int(code))) for code in np.unique(codes)}
     return [texts[code] for code in codes.tolist()]
+
+
+def joined_labels(labels: Iterable[object]) -> str:
+    """Return the labels of an image that may have several as one text."""
+    return "".join(f"{label}{LABEL_SEPARATOR}" for label in labels)

@@ -19,6 +19,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Which files count as images; what one holds is decided by its content."""
 
+LABEL_SEPARATOR = "\x1f"
+"""Behind each label of an image that may have several: what lists of labels in files become."""
+
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from moco.data.decoding import decode
 from moco.data.images import Pixels, UnreadableImageError
-from moco.data.sources.base import Source, one_line
+from moco.data.sources.base import Source, joined_labels, one_line
 from moco.data.sources.row_groups import (
     RowGroups,
     import_parquet,
@@ -30,9 +31,12 @@ LABEL_TYPES = frozenset(
         "string",
         "large_string",
         "bool",
+        *("float", "double"),
         *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
     }
 )
+LIST = re.compile(r"(?:large_)?list<\w+: (\w+)(?: not null)?>")
+"""A column of several labels an image, and the type of each."""
 BINARY = frozenset({"binary", "large_binary", "binary_view"})
 
 
@@ -188,13 +192,20 @@ def _leaf(field: Any) -> str | None:
 def _labels_of(table: Any) -> list[str] | None:
     schema = table.schema_arrow
     name = next((name for name in LABEL_COLUMNS if name in schema.names), None)
-    if name is None or str(schema.field(name).type) not in LABEL_TYPES:
+    if name is None:
+        return None
+    kind = str(schema.field(name).type)
+    several = LIST.fullmatch(kind)
+    if (several[1] if several else kind) not in LABEL_TYPES:
         return None
     known = dict(enumerate(class_names_in(schema.metadata, name)))
     labels: list[str] = []
     for batch in table.iter_batches(columns=[name], use_threads=False):
         for value in batch.column(0).to_pylist():
-            labels.append("" if value is None else known.get(value, str(value)))
+            if several:
+                labels.append(joined_labels(known.get(part, part) for part in value or ()))
+            else:
+                labels.append("" if value is None else known.get(value, str(value)))
     return labels
 
 
@@ -202,7 +213,8 @@ def class_names_in(metadata: dict[bytes, bytes] | None, column: str) -> list[str
     """Return the class names that a Hugging Face data set wrote into a file; [] without."""
     try:
         found = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-        names = found["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        feature = found["info"]["features"][column]
+        names = feature.get("feature", feature)["names"]  # of a list, those of its parts
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from moco.data.decoding import pixels_of
 from moco.data.images import Pixels, UnreadableImageError
 from moco.data.sources.array_pixels import pixels_of_array
-from moco.data.sources.base import Source, class_names, one_line
+from moco.data.sources.base import Source, class_names, joined_labels, one_line
 from moco.errors import DataError
 
 IMAGE_KEYS = ("image", "img")
@@ -36,7 +36,8 @@ class SequenceImages(Source):
 
     Args:
         items: its images; asked for by number, in every loading process.
-        labels: the class of each image; the data set's `targets` by default, if it has them.
+        labels: the class of each image; a number for each; or its several classes, as lists or as
+            a bool array [N, Y]. The data set's `targets` by default, if it has them.
 
     Raises:
         DataError: It is empty, or there are more or fewer labels than images.
@@ -72,10 +73,21 @@ class SequenceImages(Source):
             labels = getattr(self.items, "targets", None)
         if labels is None or len(labels) != len(self):
             return None
+        names = [str(name) for name in getattr(self.items, "classes", [])]
+        if any(isinstance(label, list | tuple | set) for label in labels):
+            return [_several(label, names) for label in labels]
         values = np.asarray(labels)
+        if values.ndim == 2 and values.dtype.kind == "b":
+            return [_several(row.nonzero()[0].tolist(), names) for row in values]
         if values.ndim == 1 and values.dtype.kind in "iu":
-            return class_names(values, [str(name) for name in getattr(self.items, "classes", [])])
+            return class_names(values, names)
         return [str(label) for label in labels]
+
+
+def _several(labels: Iterable[Any], names: list[str]) -> str:
+    """Return the labels of one image as one text, by name where numbers have names."""
+    known = dict(enumerate(names))
+    return joined_labels(known.get(label, label) for label in labels)
 
 
 def pixels_of_item(item: Any) -> Pixels:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moco.data.decoding import decode
 from moco.data.images import Pixels, UnreadableImageError
-from moco.data.sources.base import Source
+from moco.data.sources.base import Source, joined_labels
 from moco.data.sources.files import OpenFiles
 from moco.data.sources.names import NamesDigest, first_folders, is_archived_image
 from moco.data.sources.tar_index import BLOCK, TarMember, TarScan, member_name, scan_tar
@@ -183,7 +183,9 @@ def label_in(content: bytes, suffix: str) -> str | None:
     except (ValueError, RecursionError):
         return None
     label = fields.get("label") if isinstance(fields, dict) else None
-    return str(label) if isinstance(label, int | str) else None
+    if isinstance(label, list) and all(isinstance(part, int | str) for part in label):
+        return joined_labels(label)
+    return str(label) if isinstance(label, int | float | str) else None
 
 
 class _Places:
