@@ -147,6 +147,7 @@ def test_folders_are_classes_whatever_they_are_called(tmp_path: Path, photos: Pa
         (["1", "2", "4"], ["--labels", "numbers"], "r2", ""),
         (["a;b", "b", "c;a"], [], "mean_average_precision", "several classes an image"),
         (["a;b", "b", "c;a"], ["--labels", "one-class"], "top1", ""),
+        (["a", "b"], ["--labels", "several-classes"], "mean_average_precision", ""),
         (["0.5", "2", "3.25"], ["--labels", "one-class"], "top1", ""),
     ],
 )
@@ -168,6 +169,15 @@ def test_the_command_scores_what_labels_ask(
     assert figures["measure"] == measure
     assert (f"labels are taken as {said}" in printed.err) == bool(said)
     assert torch.isfinite(torch.tensor(figures["headline_value"]))
+
+
+@pytest.mark.parametrize("with_fraction", [0, 1])
+def test_one_list_with_a_fraction_makes_both_numbers(
+    with_fraction: int, tmp_path: Path, photos: Path
+) -> None:
+    lists = listed(tmp_path, photos, ["1", "2"])
+    lists[with_fraction].write_text(lists[with_fraction].read_text().replace(",2\n", ",2.5\n"))
+    assert [images.task for images in matching_images(*lists, task=None)] == ["number"] * 2
 
 
 def test_classes_that_only_one_list_has_are_told(
