@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moco.evaluation.compare import Interval, Measure, measured
 from moco.evaluation.comparison import compare_rivals, images_needed, in_words
-from moco.evaluation.permutation import _places, holm, permutation_p
+from moco.evaluation.permutation import holm, permutation_p
 
 CLASSES = 4
 
@@ -72,11 +72,6 @@ def test_scales_of_scores_do_not_count_where_only_order_does() -> None:
     larger = votes[0], votes[1] * 1000 + 7
     assert permutation_p("roc_auc", larger, labels) == permutation_p("roc_auc", votes, labels)
     assert permutation_p("roc_auc", (votes[0], votes[0] * 9), labels) == 1
-
-
-def test_places_of_equal_values_are_their_mean() -> None:
-    values = torch.tensor([3.0, 1.0, 3.0, 3.0, 2.0, 1.0])
-    assert _places(values).tolist() == rankdata(values).tolist()
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moco.evaluation.compare import Measure, looked_at, value_of
+from moco.evaluation.number_scores import mean_ranks
 
 EXCHANGES = 2000
 CLOSE = 1e-12
@@ -67,12 +68,6 @@ def _comparable(measure: Measure, seen: Tensor) -> Tensor:
     """Return what may be exchanged between rivals: where only order counts, places in it."""
     if measure not in ("roc_auc", "mean_average_precision"):
         return seen
-    return _places(seen) if seen.ndim == 1 else torch.stack([_places(c) for c in seen.T], dim=1)
-
-
-def _places(values: Tensor) -> Tensor:
-    """Return each value's place among all, [T]; equal values have equal places, the mean one."""
-    _, group, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    places: Tensor = last - (counts - 1) / 2
-    return places[group]
+    if seen.ndim == 1:
+        return mean_ranks(seen)
+    return torch.stack([mean_ranks(column) for column in seen.T], dim=1)
