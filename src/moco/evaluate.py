@@ -17,6 +17,8 @@ from moco.evaluation.knn import KnnResult as KnnResult
 from moco.evaluation.knn import knn as knn
 from moco.evaluation.label_free import LabelFreeResult as LabelFreeResult
 from moco.evaluation.label_free import label_free as label_free
+from moco.evaluation.linear_fast import LinearResult as LinearResult
+from moco.evaluation.linear_fast import linear as linear
 from moco.evaluation.linear_official import OfficialLinearResult as OfficialLinearResult
 from moco.evaluation.linear_official import official_linear as official_linear
 from moco.evaluation.linear_protocols import LinearProtocol as LinearProtocol

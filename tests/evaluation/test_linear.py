@@ -55,7 +55,7 @@ def test_more_features_than_rows_give_what_the_direct_way_gives(
     train[:, 7] = 3.0  # never moves in training
     train[:, 8] = test[:, 8] = 0.0
     short = linear_class_scores(train, labels, test, classes=3, penalties=(penalty,))
-    monkeypatch.setattr(linear, "_span", lambda train, test: (train, test))
+    monkeypatch.setattr(linear, "span", lambda train, test: (train, test))
     direct = linear_class_scores(train, labels, test, classes=3, penalties=(penalty,))
     torch.testing.assert_close(short, direct, rtol=0, atol=1e-3)
 
@@ -63,13 +63,13 @@ def test_more_features_than_rows_give_what_the_direct_way_gives(
 def penalties_fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     """Return a list that fills with (rows, penalty) of each fit."""
     fits: list[tuple[int, float]] = []
-    plain = linear._fit
+    plain = linear.fit
 
     def spy(rows: Tensor, labels: Tensor, *rest: Any) -> Any:
         fits.append((len(rows), next(value for value in rest if isinstance(value, float))))
         return plain(rows, labels, *rest)
 
-    monkeypatch.setattr(linear, "_fit", spy)
+    monkeypatch.setattr(linear, "fit", spy)
     return fits
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from moco.evaluation.label_scores import mean_average_precision
-from moco.evaluation.number_scores import r2
-from moco.evaluation.scores import balanced_accuracy, macro_f1, roc_auc
+from moco.evaluation.number_scores import r2, score_numbers
+from moco.evaluation.scores import balanced_accuracy, macro_f1, roc_auc, score_votes
 
 Measure = Literal[
     "roc_auc", "balanced_accuracy", "top1", "macro_f1", "mean_average_precision", "r2"
@@ -84,6 +84,17 @@ def value_of(measure: Measure, seen: Tensor, labels: Tensor) -> float:
             return macro_f1(seen, labels)
         case "top1":
             return float((seen == labels).float().mean())
+
+
+def all_scores(votes: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return all scores that suit the labels, [T], bool [T, Y] or float [T], by their JSON keys."""
+    if labels.ndim == 2:
+        return {"mean_average_precision": mean_average_precision(votes, labels)}
+    return (
+        score_numbers(votes[:, 0], labels)
+        if labels.is_floating_point()
+        else score_votes(votes, labels)
+    )
 
 
 def compare_votes(

@@ -14,12 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moco.evaluation.compare import Measure, looked_at, suitable_measure, value_of
+from moco.evaluation.compare import Measure, all_scores, looked_at, suitable_measure, value_of
 from moco.evaluation.feature_set import FeatureSet, check_pair
-from moco.evaluation.label_scores import mean_average_precision
 from moco.evaluation.neighbours import MEMORY, choose_chunks, nearest_rows
-from moco.evaluation.number_scores import score_numbers
-from moco.evaluation.scores import score_votes
 
 NEIGHBOURS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5)
@@ -108,7 +105,7 @@ def knn(  # noqa: PLR0913  two sets, and how to vote
         temperatures=warmths,
         sweep=tuple(tuple(row) for row in values),
         headline=settings[place[0] * len(warmths) + place[1]],
-        scores=_all_scores(votes, test.labels),
+        scores=all_scores(votes, test.labels),
         votes=votes,
         best=max(settings, key=lambda setting: setting.value),
         chosen=settings[fair.index(max(fair))] if fair else None,
@@ -258,16 +255,6 @@ def _left_out(sweep: _Sweep, train: FeatureSet) -> list[float]:
     cut = tuple(min(count, len(train) - 1) for count in sweep.counts)
     _, seen = _vote(replace(sweep, counts=cut), train, train.rows[asked], asked)
     return [value_of(sweep.measure, of_one, labels) for row in seen for of_one in row]
-
-
-def _all_scores(votes: Tensor, labels: Tensor) -> dict[str, float]:
-    if labels.ndim == 2:
-        return {"mean_average_precision": mean_average_precision(votes, labels)}
-    return (
-        score_numbers(votes[:, 0], labels)
-        if labels.is_floating_point()
-        else score_votes(votes, labels)
-    )
 
 
 def _check_settings(neighbours: Sequence[int], temperatures: Sequence[float]) -> None:

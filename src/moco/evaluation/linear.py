@@ -7,6 +7,7 @@ Letters: N train rows, T test rows, D features, Y classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -39,8 +40,8 @@ def linear_class_scores(
     """
     if len(train_features) != len(train_labels) or not len(train_features):
         raise ValueError(f"{len(train_features)} train rows with {len(train_labels)} labels")
-    train, test = _standardize(train_features.double(), test_features.double())
-    train, test = _span(train, test)
+    train, test = standardize(train_features.double(), test_features.double())
+    train, test = span(train, test)
     if validation is None:
         validation = torch.arange(len(train)) % 5 == 4
     start = Layer(train.new_zeros(train.shape[1], classes), train.new_zeros(classes))
@@ -49,14 +50,18 @@ def linear_class_scores(
     if len(penalties) > 1 and bool(fitted.any()) and bool(validation.any()):
         least, layer = math.inf, start
         for penalty in penalties:  # strongest first: quick, and each a start for the next
-            layer = _fit(train[fitted], train_labels[fitted], penalty, layer)
+            layer = fit(train[fitted], train_labels[fitted], penalty, layer)
             logits = layer.logits(train[validation])
             loss = float(F.cross_entropy(logits, train_labels[validation]))
             if loss >= least:
                 break  # weaker penalties only fit the training rows closer
             least, best = loss, penalty
-    layer = _fit(train, train_labels, best, start)
+    layer = fit(train, train_labels, best, start)
     return layer.logits(test).softmax(dim=1).float()
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From outputs [N, Y] and labels to the mean over rows."""
 
 
 class Layer(NamedTuple):
@@ -72,13 +77,13 @@ class Layer(NamedTuple):
         return rows @ self.weight + self.bias
 
 
-def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Give each feature mean 0 and deviation 1 over the train rows: batch norm without weights."""
     mean, std = train.mean(dim=0), train.std(dim=0).clamp(min=1e-6)
     return (train - mean) / std, (test - mean) / std
 
 
-def _span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate into the train rows' own span when D > N: the same solution, fewer numbers.
 
     A penalized solution is a sum of train rows, so the N axes of their span, found from their
@@ -92,8 +97,10 @@ def _span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return axes * lengths, (test @ train.T) @ axes / lengths
 
 
-def _fit(features: Tensor, labels: Tensor, penalty: float, start: Layer) -> Layer:
-    """Return the classifier of least penalized cross entropy, searched from `start`."""
+def fit(
+    features: Tensor, labels: Tensor, penalty: float, start: Layer, loss_of: Loss = F.cross_entropy
+) -> Layer:
+    """Return the layer of least penalized loss, cross entropy by default, searched from `start`."""
     weight, bias = (part.clone().requires_grad_() for part in start)
     optimizer = torch.optim.LBFGS(
         [weight, bias],
@@ -106,7 +113,7 @@ def _fit(features: Tensor, labels: Tensor, penalty: float, start: Layer) -> Laye
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(features @ weight + bias, labels)
+        loss = loss_of(features @ weight + bias, labels)
         loss = loss + penalty / 2 * weight.square().sum() / len(bias)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
