@@ -67,6 +67,7 @@ WITHOUT_TORCH = [
     "evaluation/linear_protocols",
     "evaluation/published",
     "cli/finetune_options",
+    "cli/linear_options",
     "evaluation/finetune_spec",
 ]
 HEAVY = {

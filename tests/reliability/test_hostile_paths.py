@@ -28,7 +28,7 @@ from moco.run_lock import LOCK_NAME
 
 FOLDERS = ["--train", "{classes}/train", "--test", "{classes}/test"]
 STUDY = ["study", "key-momentum", "--images", "{classes}/train", "--test", "{classes}/test"]
-JUDGED = ("knn", "retrieval", "few-labels", "finetune")
+JUDGED = ("knn", "linear", "retrieval", "few-labels", "finetune")
 """Kinds of evaluation that take a run and labelled images."""
 IMAGES = {
     ("pretrain", "images"): ["pretrain", "{it}", "--run", "{new}"],

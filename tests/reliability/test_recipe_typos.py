@@ -128,7 +128,7 @@ NEEDED = {
     ("pretrain",): ["x"],
     **{
         ("evaluate", kind): ["x", "--train", "x", "--test", "x"]
-        for kind in ("knn", "retrieval", "few-labels", "finetune")
+        for kind in ("knn", "linear", "retrieval", "few-labels", "finetune")
     },
     ("evaluate", "label-free"): ["x", "--images", "x"],
     ("data", "check"): ["x"],

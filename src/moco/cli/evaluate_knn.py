@@ -5,23 +5,16 @@ from __future__ import annotations
 import argparse
 from math import isnan
 
+from moco.cli.asked_measure import asked_measure, shown
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.labelled_features import labelled_features
 from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import UsageError
-from moco.evaluation.compare import Measure
-from moco.evaluation.feature_set import FeatureSet, task_of
+from moco.evaluation.feature_set import task_of
 from moco.evaluation.knn import KnnResult, Setting, knn
 from moco.evaluation.published import INSTDISC_KNN, NOTEBOOK_KNN, published
-
-MEASURES: dict[str, tuple[Measure, ...]] = {
-    "one_class": ("top1", "balanced_accuracy", "macro_f1", "roc_auc"),
-    "several_classes": ("mean_average_precision",),
-    "number": ("r2",),
-}
-"""What may be asked for by kind of labels."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--neighbours must be at least 1 and --temperature above 0")
     found = labelled_features(arguments)
     train, test = found.train, found.test
-    measure = _asked_measure(arguments.measure, test)
+    measure = asked_measure(arguments.measure, test)
     headline = arguments.neighbours, arguments.temperature
     result = knn(
         train, test, headline=headline, measure=measure, device=pick_device(arguments.device)
@@ -41,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"kNN {arguments.neighbours} on {arguments.layer} features of {arguments.run}: "
         f"{len(test):,} test images, {len(train):,} vote",
         ["score", "value"],
-        [[name, _shown(value, plain=plain)] for name, value in result.scores.items()],
+        [[name, shown(value, plain=plain)] for name, value in result.scores.items()],
     )
     _print_sweep(result, plain=plain)
     for line in _beside_published(result, arguments.layer):
@@ -69,28 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _asked_measure(asked: str, test: FeatureSet) -> Measure | None:
-    """Return the measure that was asked for, None for what suits the labels."""
-    if asked == "auto":
-        return None
-    fitting = MEASURES[task_of(test)]
-    found = next((measure for measure in fitting if measure == asked), None)
-    if found is None or (found == "roc_auc" and len(test.classes) != 2):
-        names = [name for name in fitting if name != "roc_auc" or len(test.classes) == 2]
-        raise UsageError(
-            f"--measure {asked} does not fit these labels ({len(test.classes)} classes); choose "
-            f"{', '.join(names)} or auto"
-        )
-    return found
-
-
 def _print_sweep(result: KnnResult, *, plain: bool) -> None:
     """Print the sweep as a table, and which of it may be quoted."""
     print_table(
         f"{result.measure} by neighbours (rows) and temperature (columns)",
         ["neighbours", *(f"{temperature:g}" for temperature in result.temperatures)],
         [
-            [f"{count:,}", *(_shown(value, plain=plain) for value in row)]
+            [f"{count:,}", *(shown(value, plain=plain) for value in row)]
             for count, row in zip(result.neighbours, result.sweep, strict=True)
         ],
     )
@@ -101,7 +79,7 @@ def _print_sweep(result: KnnResult, *, plain: bool) -> None:
     ):
         if setting is not None:
             say(
-                f"{name}: {result.measure} {_shown(setting.value, plain=plain)} with "
+                f"{name}: {result.measure} {shown(setting.value, plain=plain)} with "
                 f"{setting.neighbours:,} neighbours, temperature {setting.temperature:g}"
             )
 
@@ -135,7 +113,3 @@ def _figures(name: str, setting: Setting | None) -> dict[str, float]:
         f"{name}_temperature": setting.temperature,
         f"{name}_value": setting.value,
     }
-
-
-def _shown(value: float, *, plain: bool) -> str:
-    return f"{value:.4g}" if plain else f"{100 * value:.2f} %"

@@ -12,6 +12,7 @@ from moco.cli.finetune_options import (
     add_network,
     add_tuning,
 )
+from moco.cli.linear_options import ABOUT_LINEAR, add_linear
 from moco.cli.parser import Parser, given_path
 from moco.cli.shared_options import add_device, add_json
 
@@ -82,6 +83,25 @@ def add_labels(command: Parser) -> None:
     )
 
 
+def add_measure(command: Parser) -> None:
+    """Let it say what is scored."""
+    command.add_argument(
+        "--measure",
+        choices=MEASURES,
+        default="auto",
+        help="what is scored; auto: ROC AUC for two classes, balanced accuracy where classes are "
+        "unequal, else top1; mean AP for several classes an image, R2 for numbers",
+    )
+
+
+def add_linear_options(command: Parser) -> None:
+    """Let it say how the classifier is fitted."""
+    add_labelled_pair(command)
+    add_labels(command)
+    add_measure(command)
+    add_linear(command)
+
+
 def add_knn_options(command: Parser) -> None:
     """Let it say who votes and how much."""
     add_labelled_pair(command)
@@ -90,13 +110,7 @@ def add_knn_options(command: Parser) -> None:
     command.add_argument(
         "--temperature", type=float, default=0.07, metavar="T", help="default: 0.07"
     )
-    command.add_argument(
-        "--measure",
-        choices=MEASURES,
-        default="auto",
-        help="of the sweep; auto: ROC AUC for two classes, balanced accuracy where classes are "
-        "unequal, else top1; mean AP for several classes an image, R2 for numbers",
-    )
+    add_measure(command)
 
 
 def add_retrieval_options(command: Parser) -> None:
@@ -186,6 +200,12 @@ EVALUATIONS = {
         "weighted nearest-neighbour classification on labelled images",
         ABOUT_KNN,
         add_knn_options,
+    ),
+    "linear": Evaluation(
+        "moco.cli.evaluate_linear",
+        "a linear classifier on frozen features, without a learning rate to guess",
+        ABOUT_LINEAR,
+        add_linear_options,
     ),
     "retrieval": Evaluation(
         "moco.cli.evaluate_retrieval",

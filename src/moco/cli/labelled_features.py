@@ -12,6 +12,7 @@ from moco.device import pick_device
 from moco.errors import UsageError
 from moco.evaluation.feature_set import FeatureSet, Task
 from moco.evaluation.features import extract_features
+from moco.evaluation.frozen import FrozenNetwork
 from moco.evaluation.labelled import LabelledImages, matching_images
 from moco.loading import load_with_recipe
 
@@ -33,6 +34,8 @@ class LabelledFeatures:
     """The same object as train, where one source was named as both."""
     skipped: tuple[str, ...]
     """Names of images that could not be read."""
+    recipe: str
+    """The name of the recipe that the network was trained by."""
 
 
 def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
@@ -50,6 +53,7 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
     for line in passed_over:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
+    frozen = FrozenNetwork(network)
     network.to(device)
     _say_task(pair[0], arguments.labels)
     skipped: list[str] = []
@@ -79,7 +83,8 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     train = features(pair[0], "train")
     one_source = arguments.train.resolve() == arguments.test.resolve()
     test = train if one_source else features(pair[1], "test")
-    return LabelledFeatures(train, test, tuple(skipped))
+    frozen.check(network, "after features were taken")
+    return LabelledFeatures(train, test, tuple(skipped), recipe.name)
 
 
 def _say_task(images: LabelledImages, asked: str) -> None:

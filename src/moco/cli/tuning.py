@@ -1,4 +1,4 @@
-"""What `moco evaluate finetune` and `few-labels --finetune` have in common."""
+"""What `moco evaluate finetune`, `few-labels --finetune` and `linear --protocol official` share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ from moco.device import pick_device, pick_precision
 from moco.errors import StorageError, UsageError, storage_remedy
 from moco.evaluation.finetune import random_backbone
 from moco.evaluation.finetune_training import Compute, EpochFigures
+from moco.evaluation.linear_training import LinearEpoch
 from moco.loading import load_with_recipe
 from moco.recipe import Recipe
 
 
 def starting_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
     """Return the backbone that is fine-tuned, trained or random, and the run's recipe."""
+    backbone, recipe = trained_network(arguments)
+    if arguments.untrained:
+        backbone = random_backbone(recipe.encoder, recipe.views, arguments.seed)
+    return backbone, recipe
+
+
+def trained_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
+    """Return the run's backbone and its recipe; a damaged checkpoint before it is told."""
     passed_over: list[str] = []
     backbone, recipe = load_with_recipe(arguments.run, passed_over=passed_over)
     for line in passed_over:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
-    if arguments.untrained:
-        backbone = random_backbone(recipe.encoder, recipe.views, arguments.seed)
     return backbone, recipe
 
 
@@ -65,7 +72,7 @@ class EpochLines:
     def __init__(self) -> None:
         self.shown_at = time.monotonic()
 
-    def report(self, figures: EpochFigures) -> None:
+    def report(self, figures: EpochFigures | LinearEpoch) -> None:
         """Show the epoch, unless one was shown a moment ago."""
         now = time.monotonic()
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more
@@ -73,6 +80,8 @@ class EpochLines:
                 return
             self.shown_at = now
             line = f"epoch {figures.epoch}/{figures.epochs}  loss {figures.loss:.4f}"
-            if figures.validation_score is not None:
+            if isinstance(figures, LinearEpoch):
+                line += f"  test {100 * figures.test_top1:.2f} %"
+            elif figures.validation_score is not None:
                 line += f"  held out {100 * figures.validation_score:.2f} %"
             print(line, file=sys.stderr, flush=True)

@@ -82,13 +82,13 @@ class FileKeeper:
                 "name another --out, or remove it to begin again"
             )
         return {
-            "encoder": _under("encoder/", tensors),
-            "best": _under("best/", tensors),
+            "encoder": under("encoder/", tensors),
+            "best": under("best/", tensors),
             "best_epoch": about["best_epoch"],
             "best_rank": tuple(about["best_rank"]),
             "history": [EpochFigures(**figures) for figures in about["history"]],
             "optimizer": {
-                "state": _moments(_under("optimizer/", tensors)),
+                "state": moments(under("optimizer/", tensors)),
                 "param_groups": about["param_groups"],
             },
         }
@@ -101,8 +101,8 @@ class FileKeeper:
         """
         tensors = {f"encoder/{name}": value for name, value in state["encoder"].items()}
         tensors |= {f"best/{name}": value for name, value in state["best"].items()}
-        for number, moments in state["optimizer"]["state"].items():
-            tensors |= {f"optimizer/{number}/{name}": value for name, value in moments.items()}
+        for number, of_weight in state["optimizer"]["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value for name, value in of_weight.items()}
         about = {
             "fingerprint": self.fingerprint,
             "best_epoch": state["best_epoch"],
@@ -110,14 +110,15 @@ class FileKeeper:
             "history": [asdict(figures) for figures in state["history"]],
             "param_groups": state["optimizer"]["param_groups"],
         }
-        _write_tensors(self.path, tensors, {"about": json.dumps(about)})
+        write_tensors(self.path, tensors, {"about": json.dumps(about)})
 
     def drop(self) -> None:
         """Forget it: the training is done."""
         self.path.unlink(missing_ok=True)
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by what is behind."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
@@ -125,7 +126,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return an optimizer's state by weight, from tensors named NUMBER/NAME."""
     found: dict[int, dict[str, Tensor]] = {}
     for path, value in tensors.items():
         number, _, name = path.partition("/")
@@ -133,7 +135,12 @@ def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return found
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file aside, then put it in place.
+
+    Raises:
+        StorageError: It cannot be written; what was there before is untouched.
+    """
     aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
@@ -157,7 +164,7 @@ def save_finetuned(
     Raises:
         StorageError: It cannot be written.
     """
-    _write_tensors(folder / WEIGHTS, weights, {})
+    write_tensors(folder / WEIGHTS, weights, {})
     about = {
         "format_version": FORMAT_VERSION,
         "classes": classes,
