@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from moco.evaluation.features import extract_features
 from moco.evaluation.finetune import random_backbone
 from moco.evaluation.finetune_training import Compute
 from moco.evaluation.labelled_part import LabelledPart
+from moco.evaluation.linear_files import ProbeFile, probe_fingerprint
 from moco.evaluation.linear_official import OfficialLinearResult, official_linear
 from moco.evaluation.linear_protocols import LINEAR_V1_V2, LINEAR_V3_RESNET, Sides, with_changes
 from moco.evaluation.train_batches import EpochBatches, load_epoch, whole_views
@@ -282,6 +284,21 @@ def test_a_stopped_probe_goes_on_as_if_it_had_not(backbone: nn.Module) -> None:
     assert torch.equal(resumed.weight, whole.weight)
     assert torch.equal(resumed.votes, whole.votes)
     assert resumed.history == whole.history
+
+
+def test_what_could_not_be_read_before_a_stop_is_still_told(
+    backbone: nn.Module, tmp_path: Path
+) -> None:
+    train = digits(0, ROWS)
+    train.images.broken = {5}  # type: ignore[attr-defined]
+    of_this = probe_fingerprint(backbone, train, TEST, V1, views=VIEWS, seed=0)
+    whole = probed(backbone, train=train, keeper=ProbeFile(tmp_path, of_this))
+    again = probed(backbone, train=train, keeper=ProbeFile(tmp_path, of_this))
+    assert again.skipped == whole.skipped == (("5/5.png", "is torn"),)
+    assert torch.equal(again.weight, whole.weight)
+    assert again.history == whole.history
+    other = replace(VIEWS, mean=(0.2,))
+    assert of_this != probe_fingerprint(backbone, train, TEST, V1, views=other, seed=0)
 
 
 def test_images_that_cannot_be_read_are_named_and_left_out(backbone: nn.Module) -> None:

@@ -117,11 +117,18 @@ def test_a_papers_recipe_has_its_papers_protocol(name: str) -> None:
 
 
 def test_a_recipe_of_other_sides_has_a_protocol_that_says_so() -> None:
-    recipe, _ = small_recipe(1000, "cpu")
-    found = linear_protocol(recipe)
+    v2 = RECIPES["moco-v2"]
+    views = replace(v2.views, image_size=64, evaluation_resize=96, evaluation_size=96)
+    found = linear_protocol(replace(v2, views=views))
     assert (found.name, found.sides) == ("v1/v2 linear", Sides(64, 96, 96))
     assert found.departures == (
         "sides 64 (test 96 of 96) pixels, not 224 (test 224 of 256) pixels",
     )
+
+
+def test_a_rate_of_30_is_for_what_sgd_trained() -> None:
+    recipe, _ = small_recipe(1000, "cpu")
+    assert recipe.optimizer.algorithm == "adamw"
+    assert linear_protocol(recipe) == replace(LINEAR_V3_RESNET, sides=Sides(64, 96, 96))
     bank = replace(RECIPES["moco-v1"], mechanism="memory_bank")
     assert linear_protocol(bank) == LINEAR_V1_V2  # as the first paper compares them

@@ -6,8 +6,6 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from torch import nn
-
 from moco.cli.asked_measure import shown
 from moco.cli.evaluate_linear import print_published, refuse
 from moco.cli.json_file import write_json
@@ -18,7 +16,7 @@ from moco.errors import UsageError
 from moco.evaluation.labelled import LabelledImages, matching_images
 from moco.evaluation.linear_files import ProbeFile, probe_fingerprint
 from moco.evaluation.linear_official import OfficialLinearResult, official_linear
-from moco.evaluation.linear_protocols import LinearProtocol, linear_protocol, with_changes
+from moco.evaluation.linear_protocols import linear_protocol, with_changes
 
 FAST = {"measure": "auto", "no_standardize": False}
 """Options of the fast protocol, and what they are where nobody gave them."""
@@ -42,7 +40,19 @@ def run_official(arguments: argparse.Namespace) -> int:
     )
     if protocol.batch_warning:
         print(f"warning: {protocol.batch_warning}", file=sys.stderr)
-    keeper = _keeper(arguments, backbone, train, test, protocol)
+    keeper = None
+    if arguments.out is not None:
+        make_folder(arguments.out)
+        of_this = probe_fingerprint(
+            backbone,
+            train,
+            test,
+            protocol,
+            views=recipe.views,
+            seed=arguments.seed,
+            precision=compute.precision,
+        )
+        keeper = ProbeFile(arguments.out, of_this)
     found = official_linear(
         backbone,
         train,
@@ -60,21 +70,6 @@ def run_official(arguments: argparse.Namespace) -> int:
     print_published(recipe.name, found.scores["top1"], "official")
     write_json(arguments.json, _figures(found, train, arguments))
     return 0
-
-
-def _keeper(
-    arguments: argparse.Namespace,
-    backbone: nn.Module,
-    train: LabelledImages,
-    test: LabelledImages,
-    protocol: LinearProtocol,
-) -> ProbeFile | None:
-    if arguments.out is None:
-        return None
-    make_folder(arguments.out)
-    return ProbeFile(
-        arguments.out, probe_fingerprint(backbone, train, test, protocol, seed=arguments.seed)
-    )
 
 
 def _print(found: OfficialLinearResult, arguments: argparse.Namespace) -> None:

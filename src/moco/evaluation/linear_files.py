@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -21,17 +22,26 @@ from moco.evaluation.frozen import fingerprint
 from moco.evaluation.labelled_part import Labelled
 from moco.evaluation.linear_protocols import LinearProtocol
 from moco.evaluation.linear_training import LinearEpoch
+from moco.specs import ViewsSpec
 
 PROBE = "linear.safetensors"
 
 
 def probe_fingerprint(
-    backbone: nn.Module, train: Labelled, test: Labelled, protocol: LinearProtocol, *, seed: int
+    backbone: nn.Module,
+    train: Labelled,
+    test: Labelled,
+    protocol: LinearProtocol,
+    *,
+    views: ViewsSpec,
+    seed: int,
+    precision: torch.dtype | None = None,
 ) -> str:
     """Return a SHA-256 of all that a continuation must have in common with its beginning."""
     names = [[each.name(number) for number in range(len(each))] for each in (train, test)]
     labels = [each.labels.tolist() for each in (train, test)]
-    about = [asdict(protocol), seed, list(train.classes), names, labels, fingerprint(backbone)]
+    settings = [asdict(protocol), asdict(views), seed, str(precision)]
+    about = [*settings, list(train.classes), names, labels, fingerprint(backbone)]
     return hashlib.sha256(json.dumps(about).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -66,6 +76,7 @@ class ProbeFile:
                     "param_groups": about["param_groups"],
                 },
                 "history": [LinearEpoch(**figures) for figures in about["history"]],
+                "skipped": dict(about["skipped"]),
             }
             of_this = about["fingerprint"] == self.fingerprint
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -91,6 +102,7 @@ class ProbeFile:
         about = {
             "fingerprint": self.fingerprint,
             "history": [asdict(figures) for figures in state["history"]],
+            "skipped": state["skipped"],
             "param_groups": state["optimizer"]["param_groups"],
         }
         write_tensors(self.path, tensors, {"about": json.dumps(about)})

@@ -65,7 +65,8 @@ class OfficialLinearResult:
     """[Y]"""
     seconds: float
     cpu_seconds: float
-    """Of this process and the loading processes that have ended; also while others had the CPU."""
+    """Of this process and of loading processes that have ended. Both count from where a kept probe
+    went on."""
 
     @property
     def warning(self) -> str:

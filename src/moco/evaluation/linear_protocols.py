@@ -145,14 +145,16 @@ PROTOCOLS = (LINEAR_V1_V2, LINEAR_V3_RESNET, LINEAR_V3_VIT, LINEAR_CIFAR_NOTEBOO
 def linear_protocol(recipe: Recipe) -> LinearProtocol:
     """Return the protocol that suits a recipe, at the recipe's sides.
 
-    v3's ViT protocol for a ViT, v3's ResNet protocol where the batch is the dictionary of a
-    momentum encoder, the notebook's for views of 32 pixels, else v1's and v2's.
+    v3's ViT protocol for a ViT; v3's ResNet protocol where the batch is the dictionary of a
+    momentum encoder, and for AdamW and LARS: a rate of 30 is for the small features that SGD with
+    its weight decay makes, and throws a layer on others about (docs/results.md); the notebook's for
+    views of 32 pixels; else v1's and v2's.
     """
     views = recipe.views
     sides = Sides(views.image_size, views.evaluation_resize, views.evaluation_size)
     if "vit" in recipe.encoder.backbone.split("_"):
         protocol = LINEAR_V3_VIT
-    elif recipe.mechanism == "in_batch":
+    elif recipe.mechanism == "in_batch" or recipe.optimizer.algorithm != "sgd":
         protocol = LINEAR_V3_RESNET
     elif views.image_size == LINEAR_CIFAR_NOTEBOOK.sides.train:
         protocol = LINEAR_CIFAR_NOTEBOOK

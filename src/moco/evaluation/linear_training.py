@@ -63,13 +63,14 @@ class Probe:
             "layer": self.layer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": list(self.history),
+            "skipped": dict(self.skipped),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from it."""
         self.layer.load_state_dict(state["layer"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.history = list(state["history"])
+        self.history, self.skipped = list(state["history"]), dict(state["skipped"])
 
 
 def first_layer(features: int, classes: int, protocol: LinearProtocol, seed: int) -> nn.Linear:
