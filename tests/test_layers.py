@@ -22,6 +22,8 @@ LAYERS = [
     {"build", "evaluate", "found_recipe", "continuation", "saving"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
+    {"layer_output", "weights_file"},
+    {"found_model"},
     {"progress", "demo_data", "data_tools", "benchmark"},
     {"session", "plan_batches"},
     {"pretraining", "demo"},
