@@ -144,8 +144,8 @@ def test_options_that_make_no_sense(
         (["pretrain", "photos", "--device", "tpu"], ["--device", "auto", "cpu", "cuda", "mps"]),
         (["pretrain", "photos", "--resume", "maybe"], ["--resume", "auto", "never"]),
         (
-            ["evaluate", "knn", "run", "--train", "a", "--test", "b", "--layer", "neck"],
-            ["--layer", "backbone", "head"],
+            ["evaluate", "knn", "run", "--train", "a", "--test", "b", "--labels", "words"],
+            ["--labels", "auto", "one-class", "several-classes", "numbers"],
         ),
     ],
 )

@@ -50,23 +50,26 @@ one each measure would choose. Any source serves, labels or none. None of the
 measures is an accuracy: docs/label_free.md says what each tells and where it failed."""
 
 
+MODEL_HELP = (
+    "a run, checkpoint or fine-tuned network's directory; untrained:RUN; pixels:RUN; "
+    "timm:NAME or torchvision:NAME, with random weights or, as NAME@FILE, those of a file"
+)
+LAYER_HELP = (
+    "backbone (the default), head (a run's projection head), or a layer of the backbone, such as "
+    "layer3"
+)
+
+
 def add_labelled_pair(command: Parser) -> None:
     """Let it take a model and the labelled images that it is judged on."""
-    command.add_argument(
-        "run", metavar="RUN", type=given_path, help="a run or checkpoint directory"
-    )
+    command.add_argument("run", metavar="MODEL", type=given_path, help=MODEL_HELP)
     command.add_argument(
         "--train", required=True, type=given_path, metavar="SRC", help="labelled images to learn of"
     )
     command.add_argument(
         "--test", required=True, type=given_path, metavar="SRC2", help="those that are asked about"
     )
-    command.add_argument(
-        "--layer",
-        choices=("backbone", "head"),
-        default="backbone",
-        help="features of the backbone (the default) or of the projection head",
-    )
+    command.add_argument("--layer", default="backbone", metavar="NAME", help=LAYER_HELP)
     add_device(command)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
     add_json(command)

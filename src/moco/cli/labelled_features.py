@@ -14,7 +14,7 @@ from moco.evaluation.feature_set import FeatureSet, Task
 from moco.evaluation.features import extract_features
 from moco.evaluation.frozen import FrozenNetwork
 from moco.evaluation.labelled import LabelledImages, matching_images
-from moco.loading import load_with_recipe
+from moco.found_model import FoundModel, find_model
 
 TASKS: dict[str, Task | None] = {
     "auto": None,
@@ -35,7 +35,7 @@ class LabelledFeatures:
     skipped: tuple[str, ...]
     """Names of images that could not be read."""
     recipe: str
-    """The name of the recipe that the network was trained by."""
+    """The name of the recipe that the network was trained by, "" where none is known."""
 
 
 def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
@@ -44,52 +44,83 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     Raises:
         UsageError, DataError, CheckpointError: An option, the images or the model cannot be used.
     """
+    pair = labelled_pair(arguments)
+    return features_of(asked_model(str(arguments.run), arguments.layer), pair, arguments)
+
+
+def labelled_pair(arguments: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
+    """Return the images of --train and --test, and say what their labels were taken for.
+
+    Raises:
+        UsageError, DataError: An option or the images cannot be used.
+    """
     if arguments.workers < 0:
         raise UsageError(f"--workers must be from 0, got {arguments.workers}")
-    device = pick_device(arguments.device)
+    pick_device(arguments.device)
     pair = matching_images(arguments.train, arguments.test, task=TASKS[arguments.labels])
-    part = "encoder" if arguments.layer == "head" else "backbone"
+    task = pair[0].task
+    if arguments.labels == "auto" and task != "one_class":
+        taken = "numbers" if task == "number" else "several classes an image"
+        line = f"labels are taken as {taken}; --labels one-class takes them as classes"
+        print(line, file=sys.stderr)
+    return pair
+
+
+def asked_model(word: str, layer: str) -> FoundModel:
+    """Return the network that a word means; a damaged checkpoint before it is told."""
     passed_over: list[str] = []
-    network, recipe = load_with_recipe(arguments.run, part, passed_over=passed_over)  # type: ignore[arg-type]
+    found = find_model(word, layer=layer, passed_over=passed_over)
     for line in passed_over:
         print(printable(f"an older checkpoint is evaluated: {line}"), file=sys.stderr)
-    frozen = FrozenNetwork(network)
-    network.to(device)
-    _say_task(pair[0], arguments.labels)
-    skipped: list[str] = []
+    return found
+
+
+def features_of(
+    model: FoundModel,
+    pair: tuple[LabelledImages, LabelledImages],
+    arguments: argparse.Namespace,
+    *,
+    told: bool = True,
+) -> LabelledFeatures:
+    """Return a network's features of both sources, the network compared to the bit afterwards.
+
+    Args:
+        told: name the images that cannot be read; not where that was done for another network.
+
+    Raises:
+        DataError: No image can be read.
+        ChangedNetworkError: The network changes itself.
+    """
+    device, skipped = pick_device(arguments.device), list[str]()
+    frozen = None if model.network is None else FrozenNetwork(model.network)
+    network = None if model.network is None else model.network.to(device)
 
     def features(images: LabelledImages, name: str) -> FeatureSet:
         with ProgressLines(f"{name} features") as lines:
             found = extract_features(
                 network,
                 images,
-                recipe.views,
+                model.views,
                 device=device,
                 workers=arguments.workers,
                 report=lines.report,
             )
         for file, reason in found.skipped:
-            print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)
+            if told:
+                print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)
             skipped.append(file)
         return FeatureSet(
             found.rows,
             images.labels[found.image_ids],
             tuple(images.classes),
             paths=tuple(images.name(image_id) for image_id in found.image_ids.tolist()),
-            encoder=f"{arguments.run}, {arguments.layer}",
+            encoder=model.encoder,
             title=str(images.source),
         )
 
     train = features(pair[0], "train")
     one_source = arguments.train.resolve() == arguments.test.resolve()
     test = train if one_source else features(pair[1], "test")
-    frozen.check(network, "after features were taken")
-    return LabelledFeatures(train, test, tuple(skipped), recipe.name)
-
-
-def _say_task(images: LabelledImages, asked: str) -> None:
-    """Say what the labels were taken for, where nobody asked for it and it is no class each."""
-    if asked != "auto" or images.task == "one_class":
-        return
-    taken = "numbers" if images.task == "number" else "several classes an image"
-    print(f"labels are taken as {taken}; --labels one-class takes them as classes", file=sys.stderr)
+    if frozen is not None and network is not None:
+        frozen.check(network, "after features were taken")
+    return LabelledFeatures(train, test, tuple(skipped), model.recipe)
