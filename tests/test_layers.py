@@ -70,6 +70,7 @@ WITHOUT_TORCH = [
     "evaluation/published",
     "cli/finetune_options",
     "cli/linear_options",
+    "cli/compare_options",
     "evaluation/finetune_spec",
 ]
 HEAVY = {

@@ -45,6 +45,8 @@ IMAGES = {
         for kind in JUDGED
         for part, others in (("train", FOLDERS[2:]), ("test", FOLDERS[:2]))
     },
+    ("compare", "train"): ["compare", "{new}", *FOLDERS[2:], "--train", "{it}"],
+    ("compare", "test"): ["compare", "{new}", *FOLDERS[:2], "--test", "{it}"],
     ("evaluate label-free", "images"): ["evaluate", "label-free", "{new}", "--images", "{it}"],
     ("data check", "source"): ["data", "check", "{it}"],
     ("data check", "test"): ["data", "check", "{photos}", "--test", "{it}"],
@@ -73,13 +75,14 @@ RUNS = {
     ("pretrain", "run"): ["pretrain", "{photos}", "--epochs", "1", "--run", "{it}"],
     **{(f"evaluate {kind}", "run"): ["evaluate", kind, "{it}", *FOLDERS] for kind in JUDGED},
     ("evaluate label-free", "runs"): ["evaluate", "label-free", "{it}", "--images", "{photos}"],
+    ("compare", "models"): ["compare", "{it}", *FOLDERS],
     ("demo", "run"): ["demo", "--images", "{photos}", "--run", "{it}"],
     ("study", "run"): [*STUDY, "--run", "{it}"],
 }
 """Those that a run directory is read from."""
 LISTS = {("evaluate few-labels", "split")}
 """Those that names are read from, once there are features."""
-ONLY_WRITTEN = {"json", "out", "write_splits"}
+ONLY_WRITTEN = {"json", "out", "plot", "write_splits"}
 
 
 def path_arguments(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moco.cli.bench_options import ABOUT_INPUT, add_input_options
+from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
 from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
@@ -42,6 +43,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_pretrain(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     _add_data(commands)
     _add_demo(commands)
     _add_study(commands)
@@ -129,6 +131,12 @@ def _add_evaluate(commands: Subparsers) -> None:
     for kind, evaluation in EVALUATIONS.items():
         command = _command(kinds, kind, evaluation.module, evaluation.about, evaluation.more)
         evaluation.add_options(command)
+
+
+def _add_compare(commands: Subparsers) -> None:
+    text = "say which of several networks is better, and whether the data suffice to say so"
+    command = _command(commands, "compare", "moco.cli.compare", text, ABOUT_COMPARE)
+    add_compare_options(command)
 
 
 def _add_data(commands: Subparsers) -> None:

@@ -60,15 +60,20 @@ LAYER_HELP = (
 )
 
 
-def add_labelled_pair(command: Parser) -> None:
-    """Let it take a model and the labelled images that it is judged on."""
-    command.add_argument("run", metavar="MODEL", type=given_path, help=MODEL_HELP)
+def add_sources(command: Parser) -> None:
+    """Let it take labelled images to learn of, and others to be asked about."""
     command.add_argument(
         "--train", required=True, type=given_path, metavar="SRC", help="labelled images to learn of"
     )
     command.add_argument(
         "--test", required=True, type=given_path, metavar="SRC2", help="those that are asked about"
     )
+
+
+def add_labelled_pair(command: Parser) -> None:
+    """Let it take a model and the labelled images that it is judged on."""
+    command.add_argument("run", metavar="MODEL", type=given_path, help=MODEL_HELP)
+    add_sources(command)
     command.add_argument("--layer", default="backbone", metavar="NAME", help=LAYER_HELP)
     add_device(command)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
