@@ -45,8 +45,8 @@ IMAGES = {
         for kind in JUDGED
         for part, others in (("train", FOLDERS[2:]), ("test", FOLDERS[:2]))
     },
-    ("compare", "train"): ["compare", "{new}", *FOLDERS[2:], "--train", "{it}"],
-    ("compare", "test"): ["compare", "{new}", *FOLDERS[:2], "--test", "{it}"],
+    ("compare", "train"): ["compare", "timm:test_vit", *FOLDERS[2:], "--train", "{it}"],
+    ("compare", "test"): ["compare", "timm:test_vit", *FOLDERS[:2], "--test", "{it}"],
     ("evaluate label-free", "images"): ["evaluate", "label-free", "{new}", "--images", "{it}"],
     ("data check", "source"): ["data", "check", "{it}"],
     ("data check", "test"): ["data", "check", "{photos}", "--test", "{it}"],
