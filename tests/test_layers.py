@@ -10,21 +10,22 @@ import pytest
 import moco
 
 LAYERS = [
-    {"errors", "schedules", "distributed", "info_nce", "lars", "plain_files", "roll_call"},
+    {
+        *("errors", "schedules", "distributed", "info_nce", "lars", "plain_files", "roll_call"),
+        "pickle_builds",
+    },
     {"batch_norm_kernels"},
     {"batch_norm_gpu"},
     {"plain_yaml", "checkpoint_reading", "run_records"},
     {"specs", "bad_limit", "dictionaries", "batch_norm", "vision_transformer", "processes"},
     {"recipe", "data", "nonfinite", "run_lock", "health"},
-    {"recipes", "recipe_files", "small", "contrast", "encoders", "watchdog"},
+    {"recipes", "recipe_files", "small", "contrast", "encoders", "library_models", "watchdog"},
     {"cpu_kernels"},
     {"checkpoint", "device", "evaluation", "fitting", "recipe_yaml", "recipe_words"},
     {"build", "evaluate", "found_recipe", "continuation", "saving"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
-    {"layer_output", "weights_file"},
-    {"found_model"},
-    {"progress", "demo_data", "data_tools", "benchmark"},
+    {"progress", "demo_data", "data_tools", "benchmark", "found_model"},
     {"session", "plan_batches"},
     {"pretraining", "demo"},
     {"time_trial"},

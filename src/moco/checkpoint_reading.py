@@ -12,7 +12,7 @@ import json
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moco.pickle_builds import check_builds
 from moco.plain_files import open_regular, read_small
 
 MOST_JSON_BYTES = 1 << 18
@@ -84,15 +85,20 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def read_train_state(path: Path) -> dict[str, Any]:
+def read_train_state(path: Path, *, of_modules: bool = False) -> dict[str, Any]:
     """Return the plain values and tensors of a file that `torch.save` wrote.
+
+    Args:
+        of_modules: it may hold state dicts of modules, each an OrderedDict with attributes.
 
     Raises:
         ValueError: It is none, with what its reader says.
     """
     with _naming(path):
         with open_regular(path) as file:
-            _check_pickle(_pickle_in(file))
+            content = _pickle_in(file)
+            _check_pickle(content, allowed={"BUILD"} if of_modules else set())
+            check_builds(content)
             size = file.seek(0, 2)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
@@ -135,8 +141,11 @@ def _pickle_in(file: BinaryIO) -> bytes:
         return archive.read(pickle)
 
 
-def _check_pickle(content: bytes) -> None:
+def _check_pickle(content: bytes, *, allowed: Set[str]) -> None:
     """Refuse a pickle that asks for anything but tensors and plain values, or for very many.
+
+    Args:
+        allowed: operations that would be refused else.
 
     Raises:
         ValueError: The first that it asks for.
@@ -144,7 +153,7 @@ def _check_pickle(content: bytes) -> None:
     for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
         if number > MOST_OPERATIONS:
             raise ValueError("it holds more values than any state")
-        if operation.name in NEVER_WRITTEN:
+        if operation.name in NEVER_WRITTEN - allowed:
             raise ValueError(f"it asks for {operation.name}, and only tensors and values are read")
         if operation.name == "GLOBAL" and argument not in ALLOWED:
             asked = str(argument).replace(" ", ".", 1)

@@ -1,179 +1,224 @@
-"""A network by a word: a run, fine-tuned weights, raw pixels, timm, torchvision, a weights file.
-
-What evaluation, `moco embed` and `moco compare` start from.
-"""
+"""From a word to a network whose features are asked for: a run's, a library's, or raw pixels."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import cast
 
-import timm
 import torch
-import torchvision
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from moco.errors import CheckpointError, UsageError
-from moco.evaluation.finetune import random_backbone
-from moco.evaluation.finetune_files import ABOUT, load_finetuned
+from moco.encoders import Encoder, build_encoder
+from moco.errors import MocoError, UsageError
+from moco.evaluation.finetune_files import ABOUT, load_finetuned_with_recipe
 from moco.evaluation.frozen import fingerprint
-from moco.layer_output import LayerOutput
-from moco.loading import Part, load_with_recipe
+from moco.evaluation.layer_features import LayerFeatures, find_layer
+from moco.library_models import Library, build_library_model, near_names
+from moco.loading import load_with_recipe
+from moco.recipe import Recipe
 from moco.specs import ViewsSpec
-from moco.weights_file import load_into
 
-KINDS = ("untrained:RUN", "pixels:RUN", "timm:NAME[@FILE]", "torchvision:NAME[@FILE]")
-"""Words beside the directory of a run, a checkpoint or a fine-tuned network."""
+KINDS = ("untrained", "pixels", "timm", "torchvision")
+BACKBONE, HEAD = "backbone", "head"
 SEED = 0
-"""Of random weights."""
-MOST_NAMED = 3
-LOOKS = ("evaluation_resize", "evaluation_size", "channels", "deep", "mean", "std")
-"""What of the views decides a row of features."""
+"""Of an untrained network's weights."""
+PIXELS = ViewsSpec(image_size=32, evaluation_size=32, evaluation_resize=32)
+"""How raw pixels are looked at where no model says it."""
+DIGEST_LETTERS = 16
+MOST_SHOWN = 4
+"""Of images with more channels, mean and deviation are told by a digest."""
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A network, and how it looks at images."""
+    """A network that gives features, and what is known of it."""
 
     network: nn.Module | None
-    """[N, channels, H, W] -> [N, D], on the CPU in eval mode; None for raw pixels."""
+    """[N, channels, H, W] -> [N, D], on the CPU in eval mode; None for raw pixels, which
+    `extract_features` takes too."""
     views: ViewsSpec
-    """Their evaluation fields say how an image is resized, cut and normalized."""
-    encoder: str
-    """Which weights, layer and views: equal for equal rows of features, whatever the directory."""
+    """How it looks at images."""
     title: str
+    """What a person calls it: the word that was given."""
+    weights: str
+    """Which weights these are: equal for equal ones wherever they lie, other for others."""
+    layer: str
+    """Whose features these are."""
     recipe: str = ""
-    """The recipe's name, where one trained it."""
+    """The name of the recipe that it was trained by, "" where there is none."""
 
-
-class Built(NamedTuple):
-    """A whole network, before a layer is chosen."""
-
-    network: nn.Module
-    views: ViewsSpec
-    recipe: str = ""
+    @property
+    def encoder(self) -> str:
+        """Which weights, layer and views: `FeatureSet.encoder`."""
+        return f"{self.weights}, layer {self.layer}, {views_in_words(self.views)}"
 
 
 def find_model(
-    word: str, *, layer: str = "backbone", passed_over: list[str] | None = None
+    word: str,
+    *,
+    layer: str = BACKBONE,
+    like: ViewsSpec | None = None,
+    passed_over: list[str] | None = None,
 ) -> FoundModel:
     """Return the network that a word means.
 
+    A word is a run or checkpoint directory; a directory of a fine-tuned network; untrained:RUN, the
+    run's network with random weights; pixels or pixels:RUN, raw pixels as the run looks at them;
+    timm:NAME or torchvision:NAME, with random weights, or with those of a local file as NAME@FILE.
+    A directory that is called as one of these is named ./pixels.
+
     Args:
-        word: the directory of a run, of a checkpoint, or of what `moco evaluate finetune` kept;
-            `untrained:RUN`, the same network with random weights; `pixels:RUN`, what the run's
-            network sees; `timm:NAME` and `torchvision:NAME`, with random weights or, behind an @,
-            those of a file. Nothing is downloaded.
-        layer: "backbone", its features; "head", the projection head's output of a run; or the
-            dotted name of a submodule of the backbone, see `LayerOutput`.
-        passed_over: receives a line for each newer checkpoint of a run that is damaged.
+        layer: backbone; head, a run's projection head; or the name of a module inside the backbone,
+            of a run also inside the head, such as head.0. `LayerFeatures` says what they give.
+        like: how `pixels` without a run looks at images; None for 32 x 32 pixels.
+        passed_over: receives a line for each newer checkpoint that is damaged.
 
     Raises:
-        UsageError: No such kind, network or layer.
-        CheckpointError: No run there, or a damaged one.
-        DataError: A file of weights cannot be read, or is of another network.
+        UsageError: There is no such model or layer.
+        CheckpointError: The directory or file cannot be used.
     """
-    kind, colon, name = word.partition(":")
-    if not colon or kind not in ("pixels", "untrained", "timm", "torchvision"):
-        return _at_layer(word, layer, _directory(word, layer, passed_over))
-    if not name:
-        raise UsageError(f"'{word:.80}' names nothing; write one of {', '.join(KINDS)}")
-    if layer == "head" or (layer != "backbone" and kind == "pixels"):
-        raise UsageError(f"{word:.80} has no --layer {layer:.80}; leave it out")
-    if kind == "pixels":
-        _, recipe = load_with_recipe(name, passed_over=passed_over)
-        return FoundModel(None, recipe.views, _identity(None, recipe.views, "pixels"), word)
-    if kind == "untrained":
-        _, recipe = load_with_recipe(name, passed_over=passed_over)
-        network = random_backbone(recipe.encoder, recipe.views, SEED)
-        return _at_layer(word, layer, Built(network, recipe.views))
-    name, _, file = name.partition("@")
-    build = _timm if kind == "timm" else _torchvision
-    return _at_layer(word, layer, build(name, Path(file) if file else None, word))
+    kind, colon, rest = word.partition(":")
+    if kind in KINDS and (colon or kind == "pixels"):
+        if colon and not rest:
+            raise UsageError(f"'{word}' names no model; write {_example(kind)}")
+        match kind:
+            case "pixels":
+                views = _stored(rest, passed_over)[1].views if colon else like or PIXELS
+                return _pixels(word, views, layer)
+            case "untrained":
+                _, recipe = _stored(rest, passed_over)
+                return _of_encoder(word, _drawn(recipe), recipe, layer, trained=False)
+            case _:
+                return _of_library(word, cast(Library, kind), rest, layer)
+    _refuse_slip(word, kind)
+    encoder, recipe = _stored(word, passed_over)
+    return _of_encoder(word, encoder, recipe, layer)
 
 
-def _at_layer(word: str, layer: str, built: Built) -> FoundModel:
-    """Return the model with features of the layer, in eval mode, and with its identity."""
-    network = built.network
-    if layer not in ("backbone", "head"):
-        network = LayerOutput(network, layer)
-    network = network.eval().requires_grad_(False)
-    identity = _identity(network, built.views, layer)
-    return FoundModel(network, built.views, identity, word, built.recipe)
+def views_in_words(views: ViewsSpec) -> str:
+    """Return how evaluation looks at images, in few words: equal only where features can be."""
+    mean, std = (" ".join(f"{value:.9g}" for value in of) for of in (views.mean, views.std))
+    if views.channels > MOST_SHOWN:
+        digest = hashlib.sha256(f"{mean} {std}".encode()).hexdigest()[:DIGEST_LETTERS]
+        mean, std = f"of {views.channels} channels", digest
+    sizes = f"{views.evaluation_size} of {views.evaluation_resize} px"
+    return f"{sizes}, mean {mean}, std {std}{', deep' if views.deep else ''}"
 
 
-def _identity(network: nn.Module | None, views: ViewsSpec, layer: str) -> str:
-    looks = [getattr(views, name) for name in LOOKS]
-    weights = fingerprint(network) if network is not None else "none"
-    about = json.dumps([weights, looks, layer, type(network).__name__])
-    return f"{hashlib.sha256(about.encode()).hexdigest()[:16]}, {layer}"
+def _refuse_slip(word: str, kind: str) -> None:
+    """Refuse what is no path but nearly another word.
+
+    Raises:
+        UsageError: The words that may be meant.
+    """
+    if kind in KINDS:
+        raise UsageError(f"'{word}' names no model; write {_example(kind)}, or ./{word} for a run")
+    if os.path.lexists(word) or os.sep in kind:
+        return
+    if near := difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.7):
+        rest = word.removeprefix(kind)
+        meant = near[0] + rest if rest.strip(":") else _example(near[0])
+        raise UsageError(f"'{word}' does not exist; did you mean {meant}?")
+    if names := near_names(word):
+        raise UsageError(f"'{word}' does not exist; did you mean {' or '.join(names)}?")
 
 
-def _directory(word: str, layer: str, passed_over: list[str] | None) -> Built:
-    if os.path.lexists(Path(word) / ABOUT):
-        if layer == "head":
-            raise UsageError(f"{word} has no head but its classifier; leave --layer out")
-        encoder, _ = load_finetuned(word)
-        return Built(encoder.backbone, encoder.views)
-    part: Part = "encoder" if layer == "head" else "backbone"
-    try:
-        network, recipe = load_with_recipe(word, part, passed_over=passed_over)
-    except CheckpointError as error:
-        if os.path.lexists(word):
-            raise
-        raise CheckpointError(f"{error}, or one of {', '.join(KINDS)}") from error
-    return Built(network, recipe.views, recipe.name)
-
-
-def _timm(name: str, file: Path | None, title: str) -> Built:
-    known = timm.list_models()
-    plain = name.partition(".")[0]  # without the tag of weights that we do not download
-    if plain not in known:
-        raise UsageError(f"timm has no model '{name:.80}'{_near(plain, known)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
-    config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    if file is not None:
-        classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-        layers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        load_into(network, file, title, left_out=layers)
-    size = int(config["input_size"][-1])
-    views = ViewsSpec(
-        channels=int(config["input_size"][0]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        evaluation_resize=max(size, int(size / config["crop_pct"])),
-        evaluation_size=size,
+def _example(kind: str) -> str:
+    return {"untrained": "untrained:RUN", "pixels": "pixels or pixels:RUN"}.get(
+        kind, f"{kind}:resnet50, or {kind}:resnet50@FILE"
     )
-    return Built(network, views)
 
 
-def _torchvision(name: str, file: Path | None, title: str) -> Built:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UsageError(f"torchvision has no model '{name:.80}'{_near(name, known)}")
+def _stored(path: str, passed_over: list[str] | None) -> tuple[Encoder, Recipe]:
+    """Return the encoder in a directory and its recipe; a fine-tuned one's head gives classes."""
+    if os.path.lexists(os.path.join(path, ABOUT)):
+        encoder, _, recipe = load_finetuned_with_recipe(path)
+        return encoder, recipe
+    with torch.random.fork_rng(devices=[]):  # what is loaded was drawn before
+        network, recipe = load_with_recipe(path, "encoder", passed_over=passed_over)
+    return cast(Encoder, network), recipe
+
+
+def _drawn(recipe: Recipe) -> Encoder:
+    """Return the recipe's encoder with random weights, those a run with this seed begins with."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        network = torchvision.models.get_model(name, weights=None)
-    linear = [at for at, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise UsageError(f"torchvision's {name} has no linear classifier to take off")
-    parent, _, last = linear[-1].rpartition(".")
-    setattr(network.get_submodule(parent), last, nn.Identity())
-    if file is not None:
-        load_into(network, file, title, left_out=(linear[-1],))
-    size = 299 if name == "inception_v3" else 224
-    views = ViewsSpec(evaluation_resize=256 if size == 224 else 342, evaluation_size=size)
-    return Built(network, views)
+        return build_encoder(recipe.encoder, recipe.views).eval()
 
 
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, MOST_NAMED)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+def _pixels(word: str, views: ViewsSpec, layer: str) -> FoundModel:
+    if layer != BACKBONE:
+        raise UsageError(f"'{word}' has no layer '{layer}'; leave --layer out")
+    return FoundModel(None, views, word, "raw pixels", layer)
+
+
+def _of_encoder(
+    word: str, encoder: Encoder, recipe: Recipe, layer: str, *, trained: bool = True
+) -> FoundModel:
+    spec, backbone = recipe.encoder, encoder.backbone
+    about = [spec.backbone, spec.stem, spec.width, spec.stage_blocks]
+    inside = {name for name, _ in backbone.named_modules()}
+    of_head = layer == HEAD or (layer.startswith(f"{HEAD}.") and layer not in inside)
+    if of_head and os.path.lexists(os.path.join(word, ABOUT)):
+        raise UsageError(f"{word} is fine-tuned: its head gives classes; name another --layer")
+    if of_head:
+        about += [spec.head, spec.head_layers, spec.head_width]
+    whole = encoder if of_head else backbone
+    return _checked(
+        FoundModel(
+            whole if layer in (BACKBONE, HEAD) else _inner(whole, layer),
+            recipe.views,
+            word,
+            f"{spec.backbone} {_digest(about, whole)}",
+            layer,
+            recipe.name if trained else "",
+        )
+    )
+
+
+def _of_library(word: str, library: Library, asked: str, layer: str) -> FoundModel:
+    name, at, file = asked.partition("@")
+    if at and not file:
+        raise UsageError(f"'{word}' names no file; write {_example(library)}")
+    if layer == HEAD:
+        raise UsageError(f"'{word}' has no projection head; name another --layer")
+    found = build_library_model(library, name, Path(file) if at else None)
+    network = found.network if layer == BACKBONE else _inner(found.network, layer)
+    architecture = name.partition(".")[0]
+    weights = f"{library} {architecture} {_digest([library, architecture], found.network)}"
+    return _checked(FoundModel(network, found.views, word, weights, layer))
+
+
+def _inner(network: nn.Module, layer: str) -> nn.Module:
+    find_layer(network, layer)
+    return LayerFeatures(network, layer).eval()
+
+
+def _digest(about: object, network: nn.Module) -> str:
+    """Return letters that are other for other weights, or for equal weights used otherwise."""
+    text = f"{about}\0{fingerprint(network)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
+
+
+@torch.no_grad()
+def _checked(model: FoundModel) -> FoundModel:
+    """Return the model, once one grey image went through it.
+
+    Raises:
+        UsageError: It does not take such images, or its layer gives no features.
+    """
+    side = model.views.evaluation_size
+    try:
+        cast(nn.Module, model.network)(torch.zeros(1, model.views.channels, side, side))
+    except MocoError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{model.title} does not take images of {side} px ({reason:.200}); name another model"
+        ) from error
+    return model

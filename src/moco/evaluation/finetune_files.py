@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from moco.checkpoint_reading import read_weights
 from moco.encoders import Encoder, build_backbone, feature_count
 from moco.errors import CheckpointError, StorageError, UsageError, storage_remedy
 from moco.evaluation.finetune_spec import FinetuneSpec
@@ -188,21 +189,38 @@ def load_finetuned(folder: str | Path) -> tuple[Encoder, list[str]]:
     Raises:
         CheckpointError: There is none, or it is damaged.
     """
+    network, classes, _ = load_finetuned_with_recipe(folder)
+    return network, classes
+
+
+def load_finetuned_with_recipe(folder: str | Path) -> tuple[Encoder, list[str], Recipe]:
+    """Return what `load_finetuned` does, and the recipe of the run that it began with.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
     folder = Path(folder)
     try:
         about = json.loads(read_small(folder / ABOUT, MOST_ABOUT_BYTES))
-        recipe, classes = recipe_from_dict(about["recipe"]), list(about["classes"])
-        weights = load_file(folder / WEIGHTS)
+        recipe, classes = (
+            recipe_from_dict(about["recipe"]),
+            [str(name) for name in about["classes"]],
+        )
+        weights = read_weights(folder / WEIGHTS)
+        with torch.device("meta"):  # a network as large as a recipe says, without its memory
+            _classifier(recipe, len(classes)).load_state_dict(weights, assign=True)
         with torch.random.fork_rng(devices=[]):
-            backbone = build_backbone(
-                recipe.encoder, recipe.views.image_size, recipe.views.channels
-            )
-        head = nn.Linear(feature_count(backbone), len(classes))
-        network = Encoder(backbone, head, recipe.views)
+            network = _classifier(recipe, len(classes))
         network.load_state_dict(weights)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
             f"{folder} holds no fine-tuned network that can be used ({error!s:.200}); name the "
             "--out of `moco evaluate finetune`"
         ) from error
-    return network.eval(), classes
+    return network.eval(), classes, recipe
+
+
+def _classifier(recipe: Recipe, classes: int) -> Encoder:
+    views = recipe.views
+    backbone = build_backbone(recipe.encoder, views.image_size, views.channels)
+    return Encoder(backbone, nn.Linear(feature_count(backbone), classes), views)
