@@ -139,7 +139,7 @@ def test_another_probe_is_not_gone_on_with(
     run: Path, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "probe"
-    words = words_of(run, class_folders, *SHORT, "--precision", "float32", "--out", str(out))
+    words = words_of(run, class_folders, *SHORT, "--out", str(out))
     assert main(words) == 0
     for other in (["--seed", "3"], ["--precision", "bfloat16"]):
         assert main([*words, *other]) == 2

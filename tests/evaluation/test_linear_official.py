@@ -316,6 +316,9 @@ def test_what_cannot_be_probed_is_refused(backbone: nn.Module) -> None:
     others = LabelledPart(TEST.images, TEST.labels, tuple(reversed(CLASSES)))
     with pytest.raises(DataError, match="different classes"):
         probed(backbone, test=others)
+    for labels in (TRAIN.labels.double(), nn.functional.one_hot(TRAIN.labels).bool()):
+        with pytest.raises(DataError, match="one class an image"):
+            probed(backbone, train=LabelledPart(TRAIN.images, labels, CLASSES))
     with pytest.raises(DivergedError, match="epoch 1; lower the learning rate"):
         probed(backbone, replace(V1, learning_rate=1e38))
 

@@ -14,22 +14,25 @@ from moco.cli.finetune_options import asked_spec
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
-from moco.cli.tuning import EpochLines, asked_compute, make_folder, starting_network
+from moco.cli.tuning import (
+    EpochLines,
+    asked_compute,
+    make_folder,
+    starting_network,
+    train_cache_bytes,
+)
 from moco.errors import UsageError
 from moco.evaluation.finetune import FinetuneResult, finetune
 from moco.evaluation.finetune_files import ABOUT, FileKeeper, save_finetuned, training_fingerprint
 from moco.evaluation.finetune_spec import FinetuneSpec
 from moco.evaluation.labelled import LabelledImages, matching_images
 
-CACHE_BYTES = 1 << 30
-"""Decoded train images are kept in memory up to this size: they come again each epoch."""
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, print the scores, keep the network."""
     check_json_path(arguments.json)
     spec, compute = asked_spec(arguments), asked_compute(arguments)
-    cache_bytes = CACHE_BYTES // max(1, compute.workers)
+    cache_bytes = train_cache_bytes(compute)
     train, test = matching_images(arguments.train, arguments.test, cache_bytes=cache_bytes)
     backbone, recipe = starting_network(arguments)
     keeper = _keeper(arguments, backbone, train, spec)

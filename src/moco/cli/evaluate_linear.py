@@ -20,7 +20,7 @@ OFFICIAL = {
     "epochs": None,
     "batch_size": None,
     "learning_rate": None,
-    "precision": "auto",
+    "precision": "float32",
     "out": None,
 }
 """Options of the official protocols, and what they are where nobody gave them."""

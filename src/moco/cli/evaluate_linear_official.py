@@ -11,7 +11,13 @@ from moco.cli.evaluate_linear import print_published, refuse
 from moco.cli.json_file import write_json
 from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
-from moco.cli.tuning import EpochLines, asked_compute, make_folder, trained_network
+from moco.cli.tuning import (
+    EpochLines,
+    asked_compute,
+    make_folder,
+    train_cache_bytes,
+    trained_network,
+)
 from moco.errors import UsageError
 from moco.evaluation.labelled import LabelledImages, matching_images
 from moco.evaluation.linear_files import ProbeFile, probe_fingerprint
@@ -30,7 +36,8 @@ def run_official(arguments: argparse.Namespace) -> int:
     if arguments.layer != "backbone":
         raise UsageError("the papers' protocol is for the backbone; leave --layer out")
     compute = asked_compute(arguments)
-    train, test = matching_images(arguments.train, arguments.test)
+    cache_bytes = train_cache_bytes(compute)
+    train, test = matching_images(arguments.train, arguments.test, cache_bytes=cache_bytes)
     backbone, recipe = trained_network(arguments)
     protocol = with_changes(
         linear_protocol(recipe),

@@ -20,6 +20,9 @@ from moco.evaluation.linear_training import LinearEpoch
 from moco.loading import load_with_recipe
 from moco.recipe import Recipe
 
+CACHE_BYTES = 1 << 30
+"""Decoded train images are kept in memory up to this size, in all loading processes together."""
+
 
 def starting_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
     """Return the backbone that is fine-tuned, trained or random, and the run's recipe."""
@@ -64,6 +67,11 @@ def asked_compute(arguments: argparse.Namespace) -> Compute:
     device = pick_device(arguments.device)
     precision = pick_precision(arguments.precision, device)
     return Compute(device, precision, arguments.workers)
+
+
+def train_cache_bytes(compute: Compute) -> int:
+    """Return how much of the decoded train images a process keeps: they come again each epoch."""
+    return CACHE_BYTES // max(1, compute.workers)
 
 
 class EpochLines:

@@ -104,12 +104,15 @@ def official_linear(  # noqa: PLR0913  each is a choice of its own
         keeper: keeps the probe at each epoch's end, and goes on from there.
 
     Raises:
-        DataError: Train and test differ in their classes, or no image can be read.
+        DataError: Train and test differ in their classes, images have several or numbers, or none
+            can be read.
         DivergedError: The loss is no longer a finite number.
         ChangedNetworkError: The backbone changes itself in eval mode.
     """
     if list(train.classes) != list(test.classes):
         raise DataError("train and test images have different classes; give both the same")
+    if train.labels.ndim != 1 or train.labels.is_floating_point():
+        raise DataError("the papers' protocol is for one class an image; use the fast probe")
     began = time.perf_counter(), cpu_seconds()
     frozen = FrozenNetwork(backbone)
     network = frozen_copy(backbone, views, compute)
