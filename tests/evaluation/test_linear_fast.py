@@ -176,11 +176,58 @@ def test_one_row_of_a_class_fixes_the_penalty() -> None:
     assert (found.penalty, found.tried, found.held_out) == (FIXED_PENALTY, (), 0)
 
 
-def test_features_that_never_move_and_more_features_than_rows() -> None:
-    train, test = noisy(60, 200), noisy(30, 200, seed=1)
-    for part in (train, test):
-        part.rows[:, 5] = 3.0
-    assert linear(train, test, penalties=COARSE).value > 0.4
+@pytest.mark.parametrize("standardized", [True, False])
+@pytest.mark.parametrize("features", [40, 200])
+def test_a_feature_that_never_moves_in_training_says_nothing(
+    features: int, standardized: bool
+) -> None:
+    train, test = noisy(60, features), noisy(30, features, seed=1)
+    train.rows[:, 5] = 3.0
+    if standardized:
+        train.rows[::2, 5] += 3e-7  # float32 rounds so
+    votes = []
+    for moves in (3.0, 4e6):
+        test.rows[:, 5] = moves
+        found = linear(train, test, penalties=COARSE, standardized=standardized)
+        assert found.value > 0.4
+        votes.append(found.votes)
+    torch.testing.assert_close(votes[1], votes[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("standardized", [True, False])
+@pytest.mark.parametrize("features", [40, 200])
+def test_the_unit_of_features_and_their_mean_change_nothing(
+    features: int, standardized: bool
+) -> None:
+    train, test = (noisy(60, features, seed=seed) for seed in (0, 1))
+    plain = linear(train, test, penalties=COARSE, standardized=standardized)
+    for scale, shift in ((1e-9, 0.0), (1e9, 0.0), (1.0, 100.0)):
+        moved = [replace(part, rows=part.rows * scale + shift) for part in (train, test)]
+        found = linear(*moved, penalties=COARSE, standardized=standardized)
+        assert found.penalty == plain.penalty
+        torch.testing.assert_close(found.votes, plain.votes, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("standardized", [True, False])
+@pytest.mark.parametrize("features", [40, 200])
+def test_features_that_say_nothing_at_all_answer_by_the_classes_shares(
+    features: int, standardized: bool
+) -> None:
+    train, test = (
+        replace(noisy(60, features), rows=torch.full((60, features), 2.5)) for _ in range(2)
+    )
+    found = linear(train, test, standardized=standardized)
+    torch.testing.assert_close(found.votes, torch.full((60, 3), 1 / 3))
+
+
+def test_a_single_row_of_several_labels_is_learnt_of() -> None:
+    labels = torch.ones(4, 2, dtype=torch.bool)
+    train, test = (
+        FeatureSet(torch.randn(rows, 5), labels[:rows], ("a", "b"), title="one") for rows in (1, 4)
+    )
+    found = linear(train, test)
+    assert (found.penalty, found.tried) == (FIXED_PENALTY, ())
+    assert bool((found.votes > 0.5).all())
 
 
 def test_what_standardizing_is_for() -> None:
@@ -197,7 +244,8 @@ def test_what_standardizing_is_for() -> None:
 def test_without_standardizing_it_is_still_scikit_learns() -> None:
     train, test = digits()
     found = linear(train, test, penalties=(0.01,), standardized=False)
-    model = LogisticRegression(C=10 / (0.01 * len(train)), tol=1e-8, max_iter=10_000)
+    variance = float(train.rows.double().var(dim=0).mean())
+    model = LogisticRegression(C=10 / (0.01 * variance * len(train)), tol=1e-6, max_iter=10_000)
     model.fit(train.rows.double().numpy(), train.labels.numpy())
     answers = np.asarray(model.predict(test.rows.double().numpy()))
     assert 100 * found.value == pytest.approx(in_points(answers, test.labels), abs=0.2)

@@ -18,7 +18,8 @@ def add_linear(command: Parser) -> None:
     command.add_argument(
         "--no-standardize",
         action="store_true",
-        help="leave features as they are; they get mean 0 and deviation 1 by default",
+        help="keep features' sizes beside each other: all are divided by one number. By default "
+        "each gets mean 0 and deviation 1",
     )
     command.add_argument(
         "--seed",

@@ -17,6 +17,8 @@ from torch import Tensor
 PENALTIES = (100.0, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Weight penalties tried in this order, per training row, on features of unit deviation."""
 LBFGS_STEPS = 500
+STILL = 1e-6
+"""A feature that deviates no more than this share of its mean stands still: float32 rounds so."""
 
 
 def linear_class_scores(
@@ -78,9 +80,30 @@ class Layer(NamedTuple):
 
 
 def standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each feature mean 0 and deviation 1 over the train rows: batch norm without weights."""
-    mean, std = train.mean(dim=0), train.std(dim=0).clamp(min=1e-6)
-    return (train - mean) / std, (test - mean) / std
+    """Give each feature mean 0 and deviation 1 over the train rows: batch norm without weights.
+
+    A feature that stands still in training is 0, whatever it does in a test row.
+    """
+    mean, std = train.mean(dim=0), _deviations(train)
+    still = std <= STILL * mean.abs()
+    std = std.masked_fill(still, 1.0)
+    train, test = ((rows - mean) / std for rows in (train, test))
+    return train.masked_fill(still, 0.0), test.masked_fill(still, 0.0)
+
+
+def scale_together(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Give each feature mean 0 over the train rows, and divide all by the same number.
+
+    That is the root of their mean variance: features keep their sizes beside each other, and
+    penalties mean the same whatever unit the features come in.
+    """
+    mean, scale = train.mean(dim=0), _deviations(train).square().mean().sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (train - mean) / scale, (test - mean) / scale
+
+
+def _deviations(train: Tensor) -> Tensor:
+    return train.std(dim=0, correction=min(1, len(train) - 1))  # a single row deviates by 0
 
 
 def span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moco.evaluation.compare import Measure, all_scores, compare_votes, suitable_measure
 from moco.evaluation.feature_set import FeatureSet, Task, check_pair, task_of
-from moco.evaluation.linear import Layer, Loss, fit, span, standardize
+from moco.evaluation.linear import Layer, Loss, fit, scale_together, span, standardize
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(4, -11, -1))
 """100 to 0.00001 by half powers of ten, tried in this order: each is a start for the next."""
@@ -55,12 +55,14 @@ class LinearResult:
     votes: Tensor
     """[T, Y] probabilities of the classes, or of each label; [T, 1] predicted numbers."""
     penalty: float
-    """In mean loss + penalty / 2 * |W|^2 / Y, of standardized features."""
+    """In mean loss + penalty / 2 * |W|^2 / Y, of features scaled as `standardized` says."""
     tried: tuple[Tried, ...]
     """What chose the penalty; empty where it was fixed."""
     held_out: int
     """Train rows that only chose; afterwards all are fitted."""
     standardized: bool
+    """Each feature had deviation 1; otherwise all were divided by the root of their mean variance,
+    so that the penalty means the same in every unit."""
 
 
 def linear(
@@ -79,7 +81,8 @@ def linear(
 
     Args:
         measure: what suits the labels by default, as in `suitable_measure`.
-        standardized: give each feature mean 0 and deviation 1 over the train rows first.
+        standardized: give each feature mean 0 and deviation 1 over the train rows first; otherwise
+            all are divided by one number.
         penalties: the strongest first; a single one is taken as it is.
         seed: decides which train rows are held out.
 
@@ -91,10 +94,8 @@ def linear(
     if not penalties or min(penalties) <= 0:
         raise ValueError(f"penalties must be above 0, got {penalties}")
     problem = _problem(train)
-    known, asked = train.rows.double(), test.rows.double()
-    if standardized:
-        known, asked = standardize(known, asked)
-    known, asked = span(known, asked)
+    scale = standardize if standardized else scale_together
+    known, asked = span(*scale(train.rows.double(), test.rows.double()))
     held_out = held_out_rows(train, seed)
     tried: list[Tried] = []
     if len(penalties) > 1 and bool(held_out.any()):
