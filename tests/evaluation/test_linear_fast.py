@@ -169,11 +169,35 @@ def test_held_out_rows_are_one_in_five_of_each_class() -> None:
     assert int(held_out_rows(numbers, seed=0).sum()) == 12
 
 
-def test_one_row_of_a_class_fixes_the_penalty() -> None:
-    train = noisy(31)
-    train = replace(train, labels=torch.cat([torch.arange(30) % 2, torch.tensor([2])]))
-    found = linear(train, noisy(30, seed=1))
+@pytest.mark.parametrize(
+    "labels", [[0, 1, 2], [0, 1, 2, 2, 2, 2], [0, 0, 1, 1]], ids=["one of each", "two", "four"]
+)
+def test_too_few_rows_fix_the_penalty(labels: list[int]) -> None:
+    names = ("a", "b", "c")[: max(labels) + 1]
+    train = replace(noisy(len(labels)), labels=torch.tensor(labels), classes=names)
+    test = replace(noisy(30, seed=1), labels=torch.arange(30) % len(names), classes=names)
+    found = linear(train, test)
     assert (found.penalty, found.tried, found.held_out) == (FIXED_PENALTY, (), 0)
+
+
+def test_the_only_row_of_a_class_is_fitted_and_the_others_choose() -> None:
+    train = replace(noisy(31), labels=torch.tensor([0, 1] * 15 + [2]))
+    for seed in range(20):
+        assert not held_out_rows(train, seed)[-1]
+    found = linear(train, noisy(30, seed=1))
+    assert (found.held_out, len(found.tried) > 2) == (6, True)
+
+
+def test_a_rare_label_of_several_is_on_both_sides() -> None:
+    labels = torch.zeros(100, 3, dtype=torch.bool)
+    labels[:70, 0] = True
+    labels[[3, 40], 1] = True  # beside the frequent one
+    labels[[50, 90, 95, 99], 2] = True  # beside it, and alone
+    train = FeatureSet(torch.randn(100, 4), labels, ("often", "twice", "seldom"))
+    for seed in range(20):
+        held_out = held_out_rows(train, seed)
+        assert labels[held_out].sum(dim=0).tolist()[1:] == [1, 1]
+        assert int(held_out.sum()) == 1 + 1 + 67 // 5 + 27 // 5
 
 
 @pytest.mark.parametrize("standardized", [True, False])

@@ -25,7 +25,7 @@ from moco.evaluation.linear import Layer, Loss, fit, scale_together, span, stand
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(4, -11, -1))
 """100 to 0.00001 by half powers of ten, tried in this order: each is a start for the next."""
 FIXED_PENALTY = 1.0
-"""Where a class has too few rows for any to be held out."""
+"""Where there are too few rows of each class for any to be held out."""
 PATIENCE = 2
 """So many penalties in a row that do worse than the best end the search: weaker ones only fit the
 train rows closer."""
@@ -123,19 +123,35 @@ def linear(
 def held_out_rows(train: FeatureSet, seed: int) -> Tensor:
     """Return [N] True for the train rows that choose: one in five, of each class apart.
 
-    None where a class has fewer than two rows, or all have fewer than five together.
+    The only row of a class is always fitted. Of several classes an image, the rarest counts, so
+    that rare ones are on both sides. None where fewer than two classes have two rows, or all have
+    fewer than five together.
     """
-    labels, draw = train.labels, torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(len(train), dtype=torch.bool)
-    groups = [torch.arange(len(train))]
-    if task_of(train) == "one_class":
-        groups = [(labels == label).nonzero().flatten() for label in range(len(train.classes))]
-    if min(len(rows) for rows in groups) < 2 or len(train) < HELD_OUT:
+    groups = [rows for rows in _groups(train) if len(rows) > 1]
+    least = 2 if task_of(train) == "one_class" else 1
+    if len(groups) < least or len(train) < HELD_OUT:
         return held_out
     for rows in groups:
         shuffled = rows[torch.randperm(len(rows), generator=draw)]
         held_out[shuffled[: max(1, len(rows) // HELD_OUT)]] = True
     return held_out
+
+
+def _groups(train: FeatureSet) -> list[Tensor]:
+    """Return the rows of each class, or of each that is the rarest of an image's several."""
+    labels = train.labels
+    match task_of(train):
+        case "number":
+            groups = torch.zeros(len(train), dtype=torch.long)
+        case "several_classes":
+            counts = labels.sum(dim=0).expand(labels.shape)
+            rarest = counts.masked_fill(~labels, len(train) + 1).argmin(dim=1)
+            groups = rarest.masked_fill(~labels.any(dim=1), labels.shape[1])  # those of no class
+        case "one_class":
+            groups = labels
+    return [(groups == group).nonzero().flatten() for group in torch.unique(groups)]
 
 
 @dataclass(frozen=True)
