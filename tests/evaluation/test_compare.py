@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from moco.evaluation.compare import compare_votes, measured, suitable_measure
+from moco.evaluation.compare import Measure, compare_votes, measured, suitable_measure
 
 
 def votes_of(strength: float, labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -44,6 +46,29 @@ def test_a_real_lead_is_sure_and_no_lead_is_not() -> None:
     assert leads["weak"].low > 0
     assert leads["equal"].low < 0 < leads["equal"].high
     assert leads["weak"].value == pytest.approx(scores["strong"].value - scores["weak"].value)
+
+
+@pytest.mark.parametrize(
+    ("measure", "votes", "labels"),
+    [
+        (
+            "mean_average_precision",
+            torch.tensor([[0.9, 0.4], [0.8, 0.3], [0.7, 0.2]]),
+            torch.tensor([[True, False], [False, False], [False, True]]),
+        ),
+        ("r2", torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([1.0, 1.0, 2.0])),
+    ],
+)
+def test_draws_without_a_score_are_drawn_again(
+    measure: Measure, votes: torch.Tensor, labels: torch.Tensor
+) -> None:
+    scores, _ = compare_votes(measure, {"few": votes}, labels, "few")
+    assert scores["few"].low < scores["few"].value <= scores["few"].high
+
+
+def test_numbers_that_are_all_equal_have_no_interval() -> None:
+    scores, _ = compare_votes("r2", {"few": torch.rand(9, 1)}, torch.ones(9), "few")
+    assert all(math.isnan(end) for end in (scores["few"].value, scores["few"].low))
 
 
 def test_differences_are_paired() -> None:

@@ -5,7 +5,7 @@ Letters: T test rows, Y classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,21 +103,13 @@ def compare_votes(
     """Return each rival's score, and how far `reference` lies above each of the others.
 
     All rivals are resampled together, images of each class apart, so that a difference is between
-    answers to the same questions (a paired bootstrap).
+    answers to the same questions (a paired bootstrap). A draw without a score is drawn again.
     """
-    draw = torch.Generator().manual_seed(0)
-    one_class = labels.ndim == 1 and not labels.is_floating_point()
-    members = (
-        [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
-        if one_class
-        else [torch.arange(len(labels))]
-    )
+    draws = _draws(labels)
     seen = {name: looked_at(measure, rival) for name, rival in votes.items()}  # once, not a draw
     resampled: dict[str, list[float]] = {name: [] for name in votes}
     for _ in range(RESAMPLES):
-        rows = torch.cat(
-            [rows[torch.randint(len(rows), (len(rows),), generator=draw)] for rows in members]
-        )
+        rows = next(draws)
         for name, rival in seen.items():
             resampled[name].append(value_of(measure, rival[rows], labels[rows]))
     drawn = {name: torch.tensor(values) for name, values in resampled.items()}
@@ -129,6 +121,29 @@ def compare_votes(
         if name != reference
     }
     return scores, leads
+
+
+def _draws(labels: Tensor) -> Iterator[Tensor]:
+    """Yield rows [T] drawn with replacement, always the same ones, those of each class apart."""
+    draw = torch.Generator().manual_seed(0)
+    one_class = labels.ndim == 1 and not labels.is_floating_point()
+    members = (
+        [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
+        if one_class
+        else [torch.arange(len(labels))]
+    )
+    scored = one_class or not _have_score(labels)  # otherwise none would ever do
+    while True:
+        rows = torch.cat(
+            [rows[torch.randint(len(rows), (len(rows),), generator=draw)] for rows in members]
+        )
+        if scored or _have_score(labels[rows]):
+            yield rows
+
+
+def _have_score(labels: Tensor) -> bool:
+    """Return whether some row has one of several labels, or numbers differ."""
+    return bool(labels.any()) if labels.ndim == 2 else bool((labels != labels[0]).any())
 
 
 def _interval(value: float, drawn: Tensor) -> Interval:
