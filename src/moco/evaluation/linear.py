@@ -121,15 +121,24 @@ def span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit(
-    features: Tensor, labels: Tensor, penalty: float, start: Layer, loss_of: Loss = F.cross_entropy
+    features: Tensor,
+    labels: Tensor,
+    penalty: float,
+    start: Layer,
+    loss_of: Loss = F.cross_entropy,
+    largest_slope: float = 1e-9,
 ) -> Layer:
-    """Return the layer of least penalized loss, cross entropy by default, searched from `start`."""
+    """Return the layer of least penalized loss, cross entropy by default, searched from `start`.
+
+    Args:
+        largest_slope: of the loss by any weight, where the search ends.
+    """
     weight, bias = (part.clone().requires_grad_() for part in start)
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=LBFGS_STEPS,
         history_size=20,
-        tolerance_grad=1e-9,
+        tolerance_grad=largest_slope,
         tolerance_change=1e-11,
         line_search_fn="strong_wolfe",
     )
