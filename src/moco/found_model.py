@@ -15,7 +15,7 @@ from torch import nn
 from moco.encoders import Encoder, build_encoder
 from moco.errors import MocoError, UsageError
 from moco.evaluation.finetune_files import ABOUT, load_finetuned_with_recipe
-from moco.evaluation.frozen import fingerprint
+from moco.evaluation.frozen import FrozenNetwork, fingerprint
 from moco.evaluation.layer_features import LayerFeatures, find_layer
 from moco.library_models import Library, build_library_model, near_names
 from moco.loading import load_with_recipe
@@ -210,10 +210,13 @@ def _checked(model: FoundModel) -> FoundModel:
 
     Raises:
         UsageError: It does not take such images, or its layer gives no features.
+        ChangedNetworkError: It changes itself.
     """
     side = model.views.evaluation_size
+    network = cast(nn.Module, model.network)
+    frozen = FrozenNetwork(network)
     try:
-        cast(nn.Module, model.network)(torch.zeros(1, model.views.channels, side, side))
+        network(torch.zeros(1, model.views.channels, side, side))
     except MocoError:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -221,4 +224,5 @@ def _checked(model: FoundModel) -> FoundModel:
         raise UsageError(
             f"{model.title} does not take images of {side} px ({reason:.200}); name another model"
         ) from error
+    frozen.check(network, "after one image")
     return model
