@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.finetune:
         _refuse_tuning(arguments)
     spec, compute = asked_spec(arguments) if arguments.finetune else None, asked_compute(arguments)
+    if spec is not None and arguments.run is None:
+        raise UsageError("name a RUN: --finetune trains its network, and needs images")
     found = labelled_features(arguments)
     train, test = found.train, found.test
     check_pair(train, test)
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
     for result in results:
-        _print(result, arguments)
+        _print(result, found.title, arguments)
     figures = _figures(results, arguments)
     write_json(arguments.json, {**figures, "skipped_files": len(found.skipped)})
     return 0
@@ -123,12 +125,12 @@ def _report(split: Split, found: FinetuneResult) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def _print(result: FewLabelsResult, arguments: argparse.Namespace) -> None:
+def _print(result: FewLabelsResult, title: str, arguments: argparse.Namespace) -> None:
     what = "A linear probe" if result.classifier == "linear" else "The whole network, fine-tuned"
     if result.classifier != "linear" and arguments.untrained:
         what = "The whole network, from random weights"
     print_table(
-        f"{what}, {result.measure} of {arguments.run} on {result.test_images:,} test images",
+        f"{what}, {result.measure} of {title} on {result.test_images:,} test images",
         ["labels", "images", "draws", "mean", "95 %", "over", "spread"],
         [_row(level) for level in result.levels],
     )

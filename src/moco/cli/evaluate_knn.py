@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     plain = task_of(test) == "number"
     print_table(
-        f"kNN {arguments.neighbours} on {arguments.layer} features of {arguments.run}: "
+        f"kNN {arguments.neighbours} on {found.title}: "
         f"{len(test):,} test images, {len(train):,} vote",
         ["score", "value"],
         [[name, shown(value, plain=plain)] for name, value in result.scores.items()],

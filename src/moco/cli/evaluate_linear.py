@@ -47,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     plain = task_of(test) == "number"
     print_table(
-        f"linear probe on {arguments.layer} features of {arguments.run}: {len(test):,} test "
-        f"images, {len(train):,} to learn of",
+        f"linear probe on {found.title}: {len(test):,} test images, {len(train):,} to learn of",
         ["score", "value"],
         [[name, shown(value, plain=plain)] for name, value in result.scores.items()],
     )

@@ -35,6 +35,8 @@ def run_official(arguments: argparse.Namespace) -> int:
         raise UsageError("the papers' protocol is for one class an image; leave --labels out")
     if arguments.layer != "backbone":
         raise UsageError("the papers' protocol is for the backbone; leave --layer out")
+    if arguments.run is None:
+        raise UsageError("name a RUN: the papers' protocol looks at new crops of images each epoch")
     compute = asked_compute(arguments)
     cache_bytes = train_cache_bytes(compute)
     train, test = matching_images(arguments.train, arguments.test, cache_bytes=cache_bytes)

@@ -71,9 +71,20 @@ def add_sources(command: Parser) -> None:
 
 
 def add_labelled_pair(command: Parser) -> None:
-    """Let it take a model and the labelled images that it is judged on."""
-    command.add_argument("run", metavar="MODEL", type=given_path, help=MODEL_HELP)
+    """Let it take a model and the labelled images that it is judged on, or their features."""
+    command.add_argument(
+        "run",
+        metavar="MODEL",
+        nargs="?",
+        type=given_path,
+        help=f"{MODEL_HELP}; none where --train and --test are files of features",
+    )
     add_sources(command)
+    add_layer(command)
+
+
+def add_layer(command: Parser) -> None:
+    """Let it say which features are taken, and where."""
     command.add_argument("--layer", default="backbone", metavar="NAME", help=LAYER_HELP)
     add_device(command)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="default: 0")
@@ -145,7 +156,11 @@ def add_few_labels_options(command: Parser) -> None:
 
 def add_finetune_options(command: Parser) -> None:
     """Let it say how the network is trained and where it is kept."""
-    add_labelled_pair(command)
+    command.add_argument(
+        "run", metavar="RUN", type=given_path, help="a run or checkpoint directory"
+    )
+    add_sources(command)
+    add_layer(command)
     add_tuning(command)
     add_network(command)
 

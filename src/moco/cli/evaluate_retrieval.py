@@ -31,8 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     shares = {f"recall_at_{depth}": value for depth, value in rows}
     shares["mean_average_precision"] = result.mean_average_precision
     print_table(
-        f"retrieval on {arguments.layer} features of {arguments.run}: {result.queries:,} queries, "
-        f"a gallery of {result.gallery:,}",
+        f"retrieval on {found.title}: {result.queries:,} queries, a gallery of {result.gallery:,}",
         ["score", "value"],
         [[name, f"{100 * value:.2f} %"] for name, value in shares.items()],
     )

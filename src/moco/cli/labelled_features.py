@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from moco.cli.output import printable
 from moco.cli.progress_lines import ProgressLines
 from moco.device import pick_device
-from moco.errors import UsageError
-from moco.evaluation.feature_set import FeatureSet, Task
+from moco.errors import DataError, UsageError
+from moco.evaluation.feature_files import is_feature_file, read_features
+from moco.evaluation.feature_set import FeatureSet, Task, check_pair, task_of
 from moco.evaluation.features import extract_features
 from moco.evaluation.frozen import FrozenNetwork
 from moco.evaluation.labelled import LabelledImages, matching_images
@@ -36,16 +38,52 @@ class LabelledFeatures:
     """Names of images that could not be read."""
     recipe: str
     """The name of the recipe that the network was trained by, "" where none is known."""
+    title: str
+    """What a person calls the features: the network and layer, or the file."""
 
 
 def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     """Return the features of --train and --test; images that cannot be read are named.
 
     Raises:
-        UsageError, DataError, CheckpointError: An option, the images or the model cannot be used.
+        UsageError, DataError, CheckpointError: An option, the images, the files of features or the
+            model cannot be used.
     """
+    files = [path for path in (arguments.train, arguments.test) if is_feature_file(path)]
+    if files:
+        return _stored_features(arguments, files)
+    if arguments.run is None:
+        raise UsageError("name a MODEL, or files of features as --train and --test")
     pair = labelled_pair(arguments)
     return features_of(asked_model(str(arguments.run), arguments.layer), pair, arguments)
+
+
+def _stored_features(arguments: argparse.Namespace, files: list[Path]) -> LabelledFeatures:
+    """Return what files of features hold.
+
+    Raises:
+        UsageError: A model beside them, one file and one source of images, or an option that only
+            images have.
+        DataError: A file cannot be read.
+    """
+    if len(files) < 2:
+        raise UsageError(
+            f"{files[0]} is a file of features and the other source is not; embed both, or give "
+            "images as both"
+        )
+    if arguments.run is not None:
+        raise UsageError(
+            f"{files[0]} is a file of features, taken by its own network; leave {arguments.run} out"
+        )
+    if arguments.layer != "backbone" or arguments.labels not in ("auto", "one-class"):
+        raise UsageError("files of features have their layer and labels; leave the option out")
+    train = read_features(arguments.train)
+    one_source = arguments.train.resolve() == arguments.test.resolve()
+    test = train if one_source else read_features(arguments.test)
+    check_pair(train, test)
+    if arguments.labels == "one-class" and task_of(train) != "one_class":
+        raise DataError(f"{train.title} has other labels than one class an image")
+    return LabelledFeatures(train, test, (), "", str(arguments.train))
 
 
 def labelled_pair(arguments: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
@@ -123,4 +161,5 @@ def features_of(
     test = train if one_source else features(pair[1], "test")
     if frozen is not None and network is not None:
         frozen.check(network, "after features were taken")
-    return LabelledFeatures(train, test, tuple(skipped), model.recipe)
+    title = f"{model.layer} features of {model.title}"
+    return LabelledFeatures(train, test, tuple(skipped), model.recipe, title)

@@ -33,7 +33,14 @@ def starting_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
 
 
 def trained_network(arguments: argparse.Namespace) -> tuple[nn.Module, Recipe]:
-    """Return the run's backbone and its recipe; a damaged checkpoint before it is told."""
+    """Return the run's backbone and its recipe; a damaged checkpoint before it is told.
+
+    Raises:
+        UsageError: No run was named.
+        CheckpointError: There is none, or it is damaged.
+    """
+    if arguments.run is None:
+        raise UsageError("name a RUN: a network is trained on, and files of features have none")
     passed_over: list[str] = []
     backbone, recipe = load_with_recipe(arguments.run, passed_over=passed_over)
     for line in passed_over:

@@ -28,7 +28,7 @@ class FeatureSet:
     """[N, D] float32 (or float16) on the CPU; may be memory-mapped, so look at few at a time."""
     labels: Tensor
     """[N] class numbers, whole numbers from 0; or bool [N, Y], each image's several classes; or
-    float [N], a number for each image."""
+    float [N], a number for each image. Of length 0 where there are none: no score follows."""
     classes: tuple[str, ...]
     """The name of each class number; classes may have no image. Empty where labels are numbers."""
     paths: tuple[str, ...] = ()
@@ -101,6 +101,11 @@ def _check_rows(features: FeatureSet) -> None:
     rows, labels = features.rows, features.labels
     if rows.ndim != 2 or not len(rows) or not rows.shape[1]:
         raise DataError(f"{features.title} holds no rows of features; embed the images again")
+    if not len(labels):
+        raise DataError(
+            f"{features.title} has no labels; evaluation needs them beside the images "
+            "(docs/sources.md)"
+        )
     several = labels.dtype == torch.bool and labels.shape == (len(rows), len(features.classes))
     if labels.shape != (len(rows),) and not several:
         raise DataError(
