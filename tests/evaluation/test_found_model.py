@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,59 +13,23 @@ import pytest
 import timm
 import torch
 import torchvision
+from made_runs import RECIPE, answers, made_encoder, made_run
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from moco.checkpoint import Checkpoint, Identity, save_checkpoint
 from moco.checkpoint_reading import read_train_state
-from moco.encoders import Encoder, build_encoder
+from moco.encoders import Encoder
 from moco.errors import CheckpointError, MocoError, UsageError
 from moco.evaluation.finetune_files import save_finetuned
 from moco.evaluation.frozen import fingerprint
-from moco.found_model import FoundModel, find_model
+from moco.found_model import find_model
 from moco.library_models import build_library_model
 from moco.pickle_builds import check_builds
-from moco.recipe import Recipe
-from moco.recipes import MOCO_V2
-
-RECIPE = replace(
-    MOCO_V2,
-    name="tiny",
-    encoder=replace(
-        MOCO_V2.encoder, backbone="resnet18", width=0.125, stage_blocks=(1, 1, 1, 1), dim=16
-    ),
-    views=replace(MOCO_V2.views, image_size=16, evaluation_resize=18, evaluation_size=16),
-)
-
-
-def made_encoder(seed: int, recipe: Recipe = RECIPE) -> Encoder:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return build_encoder(recipe.encoder, recipe.views).eval()
-
-
-def made_run(
-    path: Path, seed: int, recipe: Recipe = RECIPE, *, encoder: Encoder | None = None
-) -> Path:
-    path.mkdir()
-    state = (encoder or made_encoder(seed, recipe)).state_dict()
-    model = {f"encoder.{name}": value for name, value in state.items()}
-    save_checkpoint(path, Checkpoint(1, model, {}, Identity(recipe, 0, 8, "x")))
-    return path
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_run(tmp_path_factory.mktemp("found") / "run", 7)
-
-
-def answers(model: FoundModel | nn.Module, side: int = 16) -> Tensor:
-    network = model if isinstance(model, nn.Module) else model.network
-    assert network is not None
-    assert not any(module.training for module in network.modules())
-    pictures = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return torch.as_tensor(network(pictures))
 
 
 def refused(word: str, kind: type[MocoError] = UsageError, **options: Any) -> str:
@@ -156,51 +119,52 @@ def test_pixels_are_no_network_with_somebodys_views(run: Path) -> None:
     assert "leave --layer out" in refused("pixels", layer="head")
 
 
-def torchvision_state() -> dict[str, Tensor]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return dict(torchvision.models.resnet18(weights=None).state_dict())
-
-
-def save_as_trained(state: dict[str, Tensor], path: Path) -> None:
+def save_as_trained(model: nn.Module, path: Path) -> None:
     """Save it as official scripts do: of a module in DistributedDataParallel, beside others."""
-    module = torchvision.models.resnet18(weights=None)
-    module.load_state_dict(state)
-    wrapped = nn.ModuleDict({"module": module}).state_dict()
+    wrapped = nn.ModuleDict({"module": model}).state_dict()
     torch.save({"epoch": 9, "state_dict": wrapped, "best": 0.5}, path)
 
 
-FILES: dict[str, Callable[[dict[str, Tensor], Path], None]] = {
-    "plain.safetensors": save_file,
-    "plain.pth": lambda state, path: torch.save(state, path),
-    "module.pt": lambda state, path: torch.save(OrderedDict(state), path),
+FILES: dict[str, Callable[[nn.Module, Path], None]] = {
+    "plain.safetensors": lambda model, path: save_file(dict(model.state_dict()), path),
+    "plain.pth": lambda model, path: torch.save(dict(model.state_dict()), path),
+    "module.pt": lambda model, path: torch.save(model.state_dict(), path),
+    "model.pt": lambda model, path: torch.save({"model": model.state_dict(), "epoch": 1}, path),
     "trained.pth": save_as_trained,
 }
 
 
-@pytest.mark.parametrize("library", ["timm", "torchvision"])
-def test_weights_of_a_file_are_loaded_without_the_classifier(library: str, tmp_path: Path) -> None:
-    state = torchvision_state()
-    model = torchvision.models.resnet18(weights=None)
-    model.load_state_dict(state)
-    model.fc = nn.Identity()
-    model.eval()
-    expected, found = answers(model, 64), {}
+def test_weights_of_a_file_are_loaded_without_the_classifier(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model: Any = timm.create_model("test_resnet")
+    found = {}
     for name, save in FILES.items():
-        save(state, tmp_path / name)
-        found[name] = find_model(f"{library}:resnet18@{tmp_path / name}")
-        torch.testing.assert_close(answers(found[name], 64), expected, rtol=1e-5, atol=1e-5)
-    assert len({model.encoder for model in found.values()}) == 1
-    assert find_model(f"{library}:resnet18").encoder not in {m.encoder for m in found.values()}
+        save(model, tmp_path / name)
+        found[name] = find_model(f"timm:test_resnet@{tmp_path / name}")
+    model.reset_classifier(0)
+    for one in found.values():
+        assert torch.equal(answers(one, 64), answers(model.eval(), 64))
+    assert len({one.encoder for one in found.values()}) == 1
+    assert find_model("timm:test_resnet").encoder != one.encoder
+
+
+def test_torchvisions_resnet_is_timms_with_the_same_file(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = torchvision.models.resnet18(weights=None)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    model.fc = nn.Identity()
+    expected = answers(model.eval(), 64)
+    for library in ("timm", "torchvision"):
+        found = find_model(f"{library}:resnet18@{tmp_path / 'x.pth'}")
+        torch.testing.assert_close(answers(found, 64), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_random_state() -> None:
     state = torch.get_rng_state()
-    for word in ("timm:resnet18", "torchvision:resnet18"):
+    for word in ("timm:test_resnet", "torchvision:squeezenet1_1"):
         first, again = find_model(word), find_model(word)
         assert first.encoder == again.encoder
         assert torch.equal(answers(first, 64), answers(again, 64))
-        assert answers(first, 64).shape == (2, 512)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -270,24 +234,29 @@ def test_a_directory_called_as_a_word_is_named_with_a_dot(
 
 
 def test_a_file_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
-    state = torchvision_state()
     file = tmp_path / "x.safetensors"
-    cases = {
-        "has no conv1.weight": {k: v for k, v in state.items() if k != "conv1.weight"},
-        "has also layer5.weight": {**state, "layer5.weight": torch.zeros(2)},
-        "has another shape of bn1.bias": {**state, "bn1.bias": torch.zeros(2)},
-        "and 117 more": {"fc.weight": torch.zeros(2)},
+    models: dict[str, nn.Module] = {
+        "timm:test_resnet": timm.create_model("test_resnet"),
+        "torchvision:squeezenet1_1": torchvision.models.squeezenet1_1(weights=None),
     }
-    for told, wrong in cases.items():
-        save_file(wrong, file)
-        for library in ("timm", "torchvision"):
-            assert told in refused(f"{library}:resnet18@{file}", CheckpointError)
-    torch.save({"state_dict": {"conv1.weight": "text"}}, tmp_path / "x.pth")
-    assert "'conv1.weight' is no tensor" in refused(
-        f"timm:resnet18@{tmp_path / 'x.pth'}", CheckpointError
-    )
-    assert "cannot be read" in refused(f"timm:resnet18@{tmp_path / 'none.pth'}", CheckpointError)
-    assert "cannot be read" in refused(f"timm:resnet18@{tmp_path}", CheckpointError)
+    for word, model in models.items():
+        state = dict(model.state_dict())
+        first, *_, last = (name for name in state if not name.startswith(("fc.", "classifier.")))
+        classes = {name: value for name, value in state.items() if name not in (first, last)}
+        save_file(classes, file)
+        assert f"has no {first}, {last}; name" in refused(f"{word}@{file}", CheckpointError)
+        save_file({**state, "layer5.weight": torch.zeros(2)}, file)
+        assert "has also layer5.weight" in refused(f"{word}@{file}", CheckpointError)
+        save_file({**state, last: torch.zeros(2)}, file)
+        assert f"another shape of {last}" in refused(f"{word}@{file}", CheckpointError)
+        save_file({"x": torch.zeros(2)}, file)
+        assert f"has no {first}, " in (told := refused(f"{word}@{file}", CheckpointError))
+        assert " more; " in told
+    file, word = tmp_path / "x.pth", f"timm:test_resnet@{tmp_path / 'x.pth'}"
+    torch.save({"state_dict": {"conv1.weight": "text"}}, file)
+    assert "'conv1.weight' is no tensor" in refused(word, CheckpointError)
+    assert "cannot be read" in refused(f"timm:test_resnet@{tmp_path / 'no'}", CheckpointError)
+    assert "cannot be read" in refused(f"timm:test_resnet@{tmp_path}", CheckpointError)
 
 
 @pytest.mark.parametrize(
@@ -338,9 +307,9 @@ def test_a_strangers_pickle_is_never_run(tmp_path: Path) -> None:
     canary, file = tmp_path / "canary", tmp_path / "x.pth"
     for content in ({"conv1.weight": Runs(canary)}, Runs(canary), {"model": [Runs(canary)]}):
         torch.save(content, file)
-        assert "only tensors and values" in refused(f"timm:resnet18@{file}", CheckpointError)
+        assert "only tensors and values" in refused(f"timm:test_resnet@{file}", CheckpointError)
         torch.save(content, file, _use_new_zipfile_serialization=False)
-        refused(f"timm:resnet18@{file}", CheckpointError)
+        refused(f"timm:test_resnet@{file}", CheckpointError)
         file.write_bytes(pickle.dumps(content))
-        refused(f"timm:resnet18@{file}", CheckpointError)
+        refused(f"timm:test_resnet@{file}", CheckpointError)
     assert not canary.exists()
