@@ -26,7 +26,7 @@ from moco.specs import ViewsSpec
 Library = Literal["timm", "torchvision"]
 SEED = 0
 """Of random weights."""
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model", "model_state_dict")
 """Under these names training scripts keep a state dict beside other things."""
 MOST_NAMED = 3
 
@@ -164,10 +164,12 @@ def _read(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict by name, out of what a training script put around it."""
     if file.suffix.lower() == ".safetensors":
         return read_weights(file)
-    state: Any = read_train_state(file, of_modules=True)
+    state = read_train_state(file, of_modules=True)
     for name in WRAPPERS:
-        if isinstance(state.get(name), dict):
-            state = state[name]
+        inner = dict.get(state, name)  # dict's own: a file can put another `get` into its dicts
+        if isinstance(inner, dict):
+            state = inner
+    state = dict(dict.items(state))
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{file.name}: '{odd[0]!s:.80}' is no tensor")
     names = [str(name) for name in state]

@@ -112,6 +112,7 @@ def test_torchvisions_class_token_too() -> None:
     model = VisionTransformer(32, 16, 2, 2, 8, 16, num_classes=3).eval()
     torch.manual_seed(0)
     nn.init.normal_(model.class_token)
+    nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
     rows = of_layer(model, "encoder.ln")
     assert torch.equal(model.heads(rows), model(IMAGES))
 
@@ -139,6 +140,15 @@ def test_a_map_may_have_its_channels_last() -> None:
     assert torch.equal(of_layer(Gives(lambda _: tokens), "layer"), tokens.mean(dim=1))
 
 
+def test_a_layer_that_runs_twice_is_refused() -> None:
+    class Twice(Gives):
+        def forward(self, images: Tensor) -> Any:
+            return self.layer(self.layer(images.flatten(1)))
+
+    with pytest.raises(UsageError, match="runs 2 times"):
+        of_layer(Twice(lambda images: images), "layer")
+
+
 @pytest.mark.parametrize(
     ("made", "told"),
     [
@@ -155,7 +165,7 @@ def test_what_is_no_row_for_each_image_is_refused(made: Any, told: str) -> None:
 
 
 def test_a_layer_that_has_no_part_or_is_not_there_is_refused(run: Path) -> None:
-    with pytest.raises(UsageError, match="'unused' has no part in a pass"):
+    with pytest.raises(UsageError, match="'unused' runs 0 times"):
         of_layer(Gives(lambda images: images.flatten(1)), "unused")
     with pytest.raises(UsageError, match="no layer 'layr3'; did you mean layer3"):
         find_model(str(run), layer="layr3")

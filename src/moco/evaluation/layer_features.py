@@ -19,8 +19,7 @@ class LayerFeatures(nn.Module):
 
     A map [N, C, H, W] becomes its mean over places, also where channels are last, as in Swin:
     equal sides tell which. Tokens [N, T, D] become the class token, where the network has one and
-    the layer sees it, else the mean over tokens. A layer that is called several times in a pass
-    counts the last time. Between calls the network has no hook.
+    the layer sees it, else the mean over tokens. Between calls the network has no hook.
 
     Args:
         network: a whole network; its weights are shared, not copied.
@@ -39,22 +38,22 @@ class LayerFeatures(nn.Module):
         """Return the layer's features.
 
         Raises:
-            UsageError: The layer has no part in the pass, or gives nothing that is of one image.
+            UsageError: The layer is not run just once, or gives nothing that is of one image.
         """
         found: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             # at once, since what follows may write into the same memory
-            found[:] = [self._pooled(output, len(view))]
+            found.append(self._pooled(output, len(view)))
 
         hook = find_layer(self.network, self.layer).register_forward_hook(keep)
         try:
             self.network(view)
         finally:
             hook.remove()
-        if not found:
+        if len(found) != 1:
             raise UsageError(
-                f"layer '{self.layer}' has no part in a pass through the network; name another"
+                f"layer '{self.layer}' runs {len(found)} times for an image, not once; name another"
             )
         return found[0]
 
