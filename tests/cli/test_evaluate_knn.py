@@ -221,4 +221,4 @@ def test_the_measure_is_what_was_asked_for(
     given = ["evaluate", "knn", str(run), *words, "--device", "cpu", "--measure", "r2"]
     assert main(given) == 2
     told = capsys.readouterr().err
-    assert "--measure r2 does not fit these labels (2 classes); choose top1" in told
+    assert "measure r2 does not fit these labels (2 classes); choose top1" in told

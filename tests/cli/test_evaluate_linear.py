@@ -70,6 +70,8 @@ def test_the_fast_figures_are_those_of_the_function(
     assert (figures["protocol"], figures["held_out_images"]) == ("fast", 4)
     assert f"{100 * found.value:.2f} %, 95 % interval over test images" in printed
     assert "chosen on 4 train images that were held out" in printed
+    assert found.at_end == "weakest"  # colours tell these classes apart without an error
+    assert "then fitted to all; the weakest there is" in printed
 
 
 def test_published_numbers_stand_beside_ours(
@@ -161,7 +163,7 @@ def test_another_probe_is_not_gone_on_with(
         ([*SHORT, "--layer", "head"], "is for the backbone; leave --layer out"),
         ([*SHORT[:-1], "0"], "learning_rate must be a number above 0, got 0"),
         ([*SHORT, "--epochs", "0"], "epochs must be from 1, got 0"),
-        (["--measure", "r2"], "--measure r2 does not fit these labels"),
+        (["--measure", "r2"], "measure r2 does not fit these labels"),
         (["--seed", "-1"], "--seed must be from 0"),
     ],
 )

@@ -6,7 +6,14 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from moco.evaluation.compare import Measure, compare_votes, measured, suitable_measure
+from moco.errors import UsageError
+from moco.evaluation.compare import (
+    Measure,
+    compare_votes,
+    fitting_measure,
+    measured,
+    suitable_measure,
+)
 
 
 def votes_of(strength: float, labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -19,6 +26,24 @@ def test_the_measure_suits_the_labels() -> None:
     assert suitable_measure(torch.tensor([0, 0, 1]), 2) == "roc_auc"
     assert suitable_measure(torch.tensor([0, 1, 2]), 3) == "top1"
     assert suitable_measure(torch.tensor([0, 0, 1, 2]), 3) == "balanced_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "fitting", "other"),
+    [
+        (torch.tensor([0, 1, 2]), 3, "macro_f1", "roc_auc"),
+        (torch.tensor([0, 1, 1]), 2, "roc_auc", "r2"),
+        (torch.ones(3, 4).bool(), 4, "mean_average_precision", "top1"),
+        (torch.rand(3), 0, "r2", "mean_average_precision"),
+    ],
+)
+def test_a_measure_that_the_labels_do_not_have_is_refused(
+    labels: torch.Tensor, classes: int, fitting: str, other: str
+) -> None:
+    assert fitting_measure(fitting, labels, classes) == fitting
+    assert fitting_measure(None, labels, classes) == suitable_measure(labels, classes)
+    with pytest.raises(UsageError, match=f"measure {other} does not fit these labels .*{fitting}"):
+        fitting_measure(other, labels, classes)
 
 
 def test_measures_agree_with_scikit_learn() -> None:

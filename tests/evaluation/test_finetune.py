@@ -302,7 +302,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(backbone: nn.Module) 
 def test_what_cannot_be_is_refused(backbone: nn.Module) -> None:
     with pytest.raises(DataError, match="different classes"):
         tuned(backbone, test=replace(TEST, classes=("a", "b", "c")))
-    with pytest.raises(UsageError, match="two classes"):
+    with pytest.raises(UsageError, match="roc_auc does not fit these labels"):
         tuned(backbone, measure="roc_auc")
     with pytest.raises(DivergedError, match="lower the learning rate"):
         tuned(backbone, replace(QUICK, learning_rate=1e30, warmup_epochs=0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from real_features import ARCHIVE, cifar10_pixels, digits, untrained_features
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
-from moco.errors import DataError
+from moco.errors import DataError, UsageError
 from moco.evaluate import FeatureSet, linear
 from moco.evaluation.linear_fast import FIXED_PENALTY, PENALTIES, held_out_rows
 from moco.evaluation.number_scores import r2
@@ -294,5 +295,24 @@ def test_sets_that_do_not_go_together_are_refused() -> None:
         linear(train, broken)
     with pytest.raises(DataError, match="different models"):
         linear(replace(train, encoder="a"), replace(test, encoder="b"))
-    with pytest.raises(ValueError, match="above 0"):
-        linear(train, test, penalties=(1.0, 0.0))
+    for penalties in ((1.0, 0.0), (), (1.0, math.nan), (math.inf,)):
+        with pytest.raises(ValueError, match="above 0"):
+            linear(train, test, penalties=penalties)
+    with pytest.raises(UsageError, match="measure r2 does not fit these labels"):
+        linear(train, test, measure="r2")
+
+
+def test_penalties_are_tried_from_the_strongest_on_in_whatever_order_they_come() -> None:
+    train, test = noisy(), noisy(seed=1)
+    found = linear(train, test, penalties=(0.01, 10.0, 0.1, 1.0))
+    assert [tried.penalty for tried in found.tried] == list(COARSE)
+    assert found.penalty == linear(train, test, penalties=COARSE).penalty
+
+
+def test_the_end_of_the_penalties_is_told() -> None:
+    train, test = noisy(), noisy(seed=1)
+    ends = [
+        linear(train, test, penalties=penalties).at_end
+        for penalties in ((100.0, 10.0), (0.1, 1e-4), COARSE, (0.1,))
+    ]
+    assert ends == ["weakest", "strongest", "", ""]

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from moco.errors import UsageError
-from moco.evaluation.compare import Measure
-from moco.evaluation.feature_set import FeatureSet, task_of
-
-MEASURES: dict[str, tuple[Measure, ...]] = {
-    "one_class": ("top1", "balanced_accuracy", "macro_f1", "roc_auc"),
-    "several_classes": ("mean_average_precision",),
-    "number": ("r2",),
-}
-"""What may be asked for by kind of labels."""
+from moco.evaluation.compare import Measure, fitting_measure
+from moco.evaluation.feature_set import FeatureSet
 
 
 def asked_measure(asked: str, test: FeatureSet) -> Measure | None:
@@ -22,15 +14,7 @@ def asked_measure(asked: str, test: FeatureSet) -> Measure | None:
     """
     if asked == "auto":
         return None
-    fitting = MEASURES[task_of(test)]
-    found = next((measure for measure in fitting if measure == asked), None)
-    if found is None or (found == "roc_auc" and len(test.classes) != 2):
-        names = [name for name in fitting if name != "roc_auc" or len(test.classes) == 2]
-        raise UsageError(
-            f"--measure {asked} does not fit these labels ({len(test.classes)} classes); choose "
-            f"{', '.join(names)} or auto"
-        )
-    return found
+    return fitting_measure(asked, test.labels, len(test.classes))
 
 
 def shown(value: float, *, plain: bool) -> str:

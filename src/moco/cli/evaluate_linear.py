@@ -103,6 +103,7 @@ def how_chosen(result: LinearResult) -> str:
     return (
         f"weight penalty {result.penalty:.3g} on {scaled} features, of {len(result.tried)} tried, "
         f"chosen on {result.held_out:,} train images that were held out, then fitted to all"
+        + (f"; the {result.at_end} there is" if result.at_end else "")
     )
 
 

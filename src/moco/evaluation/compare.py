@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from moco.errors import UsageError
 from moco.evaluation.label_scores import mean_average_precision
 from moco.evaluation.number_scores import r2, score_numbers
 from moco.evaluation.scores import balanced_accuracy, macro_f1, roc_auc, score_votes
@@ -49,6 +50,31 @@ def suitable_measure(labels: Tensor, classes: int) -> Measure:
     if float(counts.max()) >= UNEQUAL * float(counts.min()):
         return "balanced_accuracy"
     return "top1"
+
+
+def fitting_measure(measure: str | None, labels: Tensor, classes: int) -> Measure:
+    """Return the measure that was asked for, or what suits the labels.
+
+    Raises:
+        UsageError: The labels do not have that measure.
+    """
+    if measure is None:
+        return suitable_measure(labels, classes)
+    fitting: tuple[Measure, ...] = ("top1", "balanced_accuracy", "macro_f1")
+    if labels.ndim == 2:
+        fitting = ("mean_average_precision",)
+    elif labels.is_floating_point():
+        fitting = ("r2",)
+    elif classes == 2:
+        fitting = (*fitting, "roc_auc")
+    for known in fitting:
+        if known == measure:
+            return known
+    what = "numbers" if labels.is_floating_point() else f"{classes} classes"
+    raise UsageError(
+        f"measure {measure} does not fit these labels ({what}); choose {', '.join(fitting)} or "
+        "leave it out"
+    )
 
 
 def measured(measure: Measure, votes: Tensor, labels: Tensor) -> float:

@@ -15,8 +15,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.errors import UsageError
-from moco.evaluation.compare import Measure, compare_votes, measured, suitable_measure
+from moco.evaluation.compare import Measure, compare_votes, fitting_measure, measured
 from moco.evaluation.feature_set import FeatureSet, check_pair
 from moco.evaluation.label_splits import Amount, Split, draw_splits
 from moco.evaluation.linear import PENALTIES, linear_class_scores
@@ -138,19 +137,6 @@ def asked_splits(
     amounts += [Amount(per_class=count) for count in per_class]
     drawn = draw_splits(train.labels, train.paths, train.classes, amounts, draws=draws, seed=seed)
     return [*drawn, *given]
-
-
-def fitting_measure(measure: Measure | None, labels: Tensor, classes: int) -> Measure:
-    """Return the measure that was asked for, or what suits the labels.
-
-    Raises:
-        UsageError: ROC AUC of other than two classes.
-    """
-    if measure == "roc_auc" and classes != 2:
-        raise UsageError(
-            f"roc_auc is of two classes, not {classes}; take balanced_accuracy or top1"
-        )
-    return measure or suitable_measure(labels, classes)
 
 
 def probe(train: FeatureSet, test_rows: Tensor, split: Split) -> Answer:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from moco.evaluation.compare import Measure
-from moco.evaluation.few_labels import Answer, FewLabelsResult, fitting_measure, levels_of
+from moco.evaluation.compare import Measure, fitting_measure
+from moco.evaluation.few_labels import Answer, FewLabelsResult, levels_of
 from moco.evaluation.finetune import FinetuneResult, finetune
 from moco.evaluation.finetune_spec import FINETUNE, FinetuneSpec
 from moco.evaluation.finetune_training import Compute

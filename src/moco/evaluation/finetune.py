@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from moco.encoders import build_backbone
 from moco.errors import DataError
-from moco.evaluation.compare import Interval, Measure, compare_votes
+from moco.evaluation.compare import Interval, Measure, compare_votes, fitting_measure
 from moco.evaluation.features import Features, extract_features
-from moco.evaluation.few_labels import fitting_measure
 from moco.evaluation.finetune_spec import FINETUNE, FinetuneSpec
 from moco.evaluation.finetune_training import (
     Compute,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from moco.evaluation.compare import Measure, all_scores, looked_at, suitable_measure, value_of
+from moco.evaluation.compare import Measure, all_scores, fitting_measure, looked_at, value_of
 from moco.evaluation.feature_set import FeatureSet, check_pair
 from moco.evaluation.neighbours import MEMORY, choose_chunks, nearest_rows
 
@@ -82,13 +82,14 @@ def knn(  # noqa: PLR0913  two sets, and how to vote
 
     Raises:
         ValueError: No neighbours, or a temperature not above 0.
+        UsageError: The labels do not have that measure.
         DataError: The sets do not go together (`feature_set.check_pair`).
     """
     check_pair(train, test)
     counts = tuple(sorted({min(k, len(train)) for k in (*neighbours, headline[0])}))
     warmths = tuple(sorted({*temperatures, headline[1]}))
     _check_settings(counts, warmths)
-    measure = measure or suitable_measure(test.labels, len(test.classes))
+    measure = fitting_measure(measure, test.labels, len(test.classes))
     place = (counts.index(min(headline[0], len(train))), warmths.index(headline[1]))
     sweep = _Sweep(counts, warmths, place, measure, device, memory)
     votes, seen = _vote(sweep, train, test.rows)

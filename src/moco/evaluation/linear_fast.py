@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moco.evaluation.compare import Measure, all_scores, compare_votes, suitable_measure
+from moco.evaluation.compare import Measure, all_scores, compare_votes, fitting_measure
 from moco.evaluation.feature_set import FeatureSet, Task, check_pair, task_of
 from moco.evaluation.linear import Layer, Loss, fit, scale_together, span, standardize
 
@@ -66,6 +66,16 @@ class LinearResult:
     standardized: bool
     """Each feature had deviation 1; otherwise all were divided by the root of their mean variance,
     so that the penalty means the same in every unit."""
+    train_images: int
+    test_images: int
+
+    @property
+    def at_end(self) -> Literal["", "strongest", "weakest"]:
+        """Which end of those tried the penalty is, so that one beyond might do better."""
+        tried = [each.penalty for each in self.tried]
+        if self.penalty in tried[:1]:
+            return "strongest"
+        return "weakest" if self.penalty in tried[-1:] else ""
 
 
 def linear(
@@ -86,16 +96,19 @@ def linear(
         measure: what suits the labels by default, as in `suitable_measure`.
         standardized: give each feature mean 0 and deviation 1 over the train rows first; otherwise
             all are divided by one number.
-        penalties: the strongest first; a single one is taken as it is.
+        penalties: tried from the strongest on; a single one is taken as it is.
         seed: decides which train rows are held out.
 
     Raises:
         DataError: Two sets from which no score follows, see `check_pair`.
+        UsageError: The labels do not have that measure.
         ValueError: No penalties, or one that is not above 0.
     """
     check_pair(train, test)
-    if not penalties or min(penalties) <= 0:
-        raise ValueError(f"penalties must be above 0, got {penalties}")
+    measure = fitting_measure(measure, test.labels, len(test.classes))
+    if not penalties or not all(0 < penalty < math.inf for penalty in penalties):
+        raise ValueError(f"penalties must be numbers above 0, got {penalties}")
+    penalties = tuple(sorted(penalties, reverse=True))
     problem = _problem(train)
     scale = standardize if standardized else scale_together
     known, asked = span(*scale(train.rows.double(), test.rows.double()))
@@ -107,7 +120,6 @@ def linear(
     penalty = min(tried, key=lambda each: each.loss).penalty if tried else fixed
     layer = fit(known, problem.targets, penalty, start, problem.loss)
     votes = problem.answer(layer.logits(asked)).float()
-    measure = measure or suitable_measure(test.labels, len(test.classes))
     score = compare_votes(measure, {"": votes}, test.labels, "")[0][""]
     return LinearResult(
         measure=measure,
@@ -120,6 +132,8 @@ def linear(
         tried=tuple(tried),
         held_out=int(held_out.sum()) if tried else 0,
         standardized=standardized,
+        train_images=len(train),
+        test_images=len(test),
     )
 
 
