@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,47 @@ def test_options_that_make_no_sense_are_told(
 ) -> None:
     assert main(words_of(run, class_folders, *more)) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("one class", "has one class folder only"),
+        ("other classes", "different class folders: "),
+        ("empty class", "has no image of class "),
+        ("not a number", "are not finite: "),
+    ],
+)
+def test_images_that_no_score_follows_from_are_told_in_a_line(
+    wrong: str,
+    said: str,
+    run: Path,
+    class_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = shutil.copytree(class_folders, tmp_path / "classes")
+    for part in ("train", "test"):
+        first = sorted((folders / part).iterdir())[0]
+        if wrong == "one class":
+            shutil.rmtree(first)
+        if wrong == "other classes" and part == "test":
+            first.rename(first.with_name("another"))
+    if wrong == "empty class":
+        for image in sorted((folders / "test").iterdir())[0].iterdir():
+            image.write_text("404")
+    if wrong == "not a number":
+        normalize = torch.nn.BatchNorm2d.forward
+        monkeypatch.setattr(
+            torch.nn.BatchNorm2d,
+            "forward",
+            lambda self, images: normalize(self, images).fill_(torch.nan),
+        )
+    assert main(words_of(run, folders)) == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if "skipped test" not in line]
+    assert len(told) == 1
+    assert said in told[0]
 
 
 @pytest.mark.parametrize("more", [[], SHORT])
