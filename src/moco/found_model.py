@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -50,6 +50,8 @@ class FoundModel:
     """Whose features these are."""
     recipe: str = ""
     """The name of the recipe that it was trained by, "" where there is none."""
+    features: int = 0
+    """D."""
 
     @property
     def encoder(self) -> str:
@@ -153,7 +155,8 @@ def _drawn(recipe: Recipe) -> Encoder:
 def _pixels(word: str, views: ViewsSpec, layer: str) -> FoundModel:
     if layer != BACKBONE:
         raise UsageError(f"'{word}' has no layer '{layer}'; leave --layer out")
-    return FoundModel(None, views, word, "raw pixels", layer)
+    features = views.channels * views.evaluation_size**2
+    return FoundModel(None, views, word, "raw pixels", layer, features=features)
 
 
 def _of_encoder(
@@ -216,7 +219,7 @@ def _checked(model: FoundModel) -> FoundModel:
     network = cast(nn.Module, model.network)
     frozen = FrozenNetwork(network)
     try:
-        network(torch.zeros(1, model.views.channels, side, side))
+        row = network(torch.zeros(1, model.views.channels, side, side))
     except MocoError:
         raise
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -225,4 +228,6 @@ def _checked(model: FoundModel) -> FoundModel:
             f"{model.title} does not take images of {side} px ({reason:.200}); name another model"
         ) from error
     frozen.check(network, "after one image")
-    return model
+    if not torch.is_tensor(row) or row.ndim != 2:
+        raise UsageError(f"{model.title} gives no row of features for an image; name another model")
+    return replace(model, features=row.shape[1])

@@ -20,10 +20,15 @@ class RunLock:
 
     A lock of the process, not of the open file: loading processes that outlive a killed run for a
     moment do not keep it. Where the file system has no locks, there is none.
+
+    Args:
+        run: the directory.
+        what: a person calls it.
+        option: names another.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.path = run / LOCK_NAME
+    def __init__(self, run: Path, *, what: str = "run directory", option: str = "--run") -> None:
+        self.path, self.what, self.option = run / LOCK_NAME, what, option
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -50,8 +55,8 @@ class RunLock:
             holder = _holder(descriptor)
             os.close(descriptor)
             raise UsageError(
-                f"run directory {self.path.parent} is in use{holder}; wait until that run ends, "
-                "stop it, or choose another --run"
+                f"{self.what} {self.path.parent} is in use{holder}; wait until that run ends, "
+                f"stop it, or choose another {self.option}"
             ) from error
         except OSError:
             os.close(descriptor)

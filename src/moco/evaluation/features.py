@@ -71,38 +71,69 @@ def extract_features(
     Raises:
         DataError: None of the images can be read.
     """
+    found = extract_some(
+        network, images, views, range(len(images)), device=device, workers=workers, report=report
+    )
+    if not len(found.rows):
+        first = ": ".join(found.skipped[0])
+        raise DataError(f"none of the {len(images)} images can be read; {first}")
+    return found
+
+
+@torch.no_grad()
+def extract_some(
+    network: nn.Module | None,
+    images: Images,
+    views: ViewsSpec,
+    image_ids: range,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    precision: torch.dtype | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Features:
+    """Return features as `extract_features` does, of some of the images, maybe of none.
+
+    Args:
+        image_ids: which images; the same ones in the same order give the same bits.
+        precision: the type that autocast runs the network in; None runs it as it is.
+        report: called with (images done, images asked for) after each batch.
+    """
     was_training = network is not None and network.training
     if network is not None:
         network.eval()
     rows: list[Tensor] = []
-    image_ids: list[int] = []
+    read: list[int] = []
     skipped: list[tuple[str, str]] = []
-    for first, items in _batches_of_views(images, views, workers):
+    for first, items in _batches_of_views(images, views, image_ids, workers):
         readable = {
-            first + place: item for place, item in enumerate(items) if torch.is_tensor(item)
+            image_ids[first + place]: item
+            for place, item in enumerate(items)
+            if torch.is_tensor(item)
         }
         skipped += [item for item in items if not torch.is_tensor(item)]
         if readable:
             inputs = normalize(torch.stack(list(readable.values())).to(device), views)
-            outputs = network(inputs) if network is not None else inputs.flatten(1)
+            with torch.autocast(device.type, precision, enabled=precision is not None):
+                outputs = network(inputs) if network is not None else inputs.flatten(1)
             rows.append(outputs.float().cpu())
-            image_ids += readable
+            read += readable
         if report is not None:
-            report(first + len(items), len(images))
+            report(first + len(items), len(image_ids))
     if network is not None:
         network.train(was_training)
-    if not rows:
-        raise DataError(f"none of the {len(images)} images can be read; {': '.join(skipped[0])}")
-    return Features(torch.cat(rows), torch.tensor(image_ids), skipped)
+    together = torch.cat(rows) if rows else torch.empty(0, 0)
+    return Features(together, torch.tensor(read, dtype=torch.long), skipped)
 
 
 def _batches_of_views(
-    images: Images, views: ViewsSpec, workers: int
+    images: Images, views: ViewsSpec, image_ids: range, workers: int
 ) -> Iterator[tuple[int, list[Any]]]:
-    """Yield the first image's number of a batch, and for each image its view or what is wrong."""
+    """Yield the first image's place of a batch, and for each image its view or what is wrong."""
     loader = DataLoader(
         EvaluationViews(images, views),
         batch_size=FEATURE_BATCH,
+        sampler=image_ids,
         num_workers=workers,
         collate_fn=list,
         timeout=LOADER_TIMEOUT_SECONDS if workers else 0,
