@@ -204,16 +204,22 @@ def _problem(train: FeatureSet) -> _Problem:
 def _try_all(
     problem: _Problem, rows: Tensor, held_out: Tensor, penalties: tuple[float, ...]
 ) -> tuple[list[Tried], Layer]:
-    """Return the held-out rows' loss with each penalty until it only grows, and the best layer."""
+    """Return the held-out rows' loss with each penalty until it only grows, and the best layer.
+
+    In float32, which is finer than `ROUGHLY` and takes half of the time; the layer is float64.
+    """
+    rows, targets = rows.float(), problem.targets
+    targets = targets.float() if targets.is_floating_point() else targets
     best = layer = problem.start(rows)
     tried = list[Tried]()
-    known, targets = rows[~held_out], problem.targets[~held_out]
+    known, known_targets = rows[~held_out], targets[~held_out]
+    asked, asked_targets = rows[held_out], targets[held_out]
     least, since = math.inf, 0
     for penalty in penalties:
-        layer = fit(known, targets, penalty, layer, problem.loss, ROUGHLY)
-        loss = float(problem.loss(layer.logits(rows[held_out]), problem.targets[held_out]))
+        layer = fit(known, known_targets, penalty, layer, problem.loss, ROUGHLY)
+        loss = float(problem.loss(layer.logits(asked), asked_targets))
         tried.append(Tried(penalty, loss))
         least, best, since = (loss, layer, 0) if loss < least else (least, best, since + 1)
         if since == PATIENCE:
             break
-    return tried, best
+    return tried, Layer(best.weight.double(), best.bias.double())
