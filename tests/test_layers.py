@@ -72,6 +72,7 @@ WITHOUT_TORCH = [
     "cli/finetune_options",
     "cli/linear_options",
     "cli/compare_options",
+    "cli/embed_options",
     "evaluation/finetune_spec",
 ]
 HEAVY = {

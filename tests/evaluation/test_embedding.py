@@ -58,14 +58,18 @@ def embedded(
     **changes: Any,
 ) -> Embedded:
     images = FolderImages(folder)
-    found = embed(
-        network or made_encoder(7).backbone,
-        images,
-        RECIPE.views,
-        FeatureParts(parts, about(images, **changes)),
-        compute=Compute(CPU, lower),
-        report=report,
-    )
+    kept = FeatureParts(parts, about(images, **changes))
+    try:
+        found = embed(
+            network or made_encoder(7).backbone,
+            images,
+            RECIPE.views,
+            kept,
+            compute=Compute(CPU, lower),
+            report=report,
+        )
+    finally:
+        kept.leave()
     assert found is not None
     return found
 
@@ -254,6 +258,7 @@ def test_a_disk_without_room_is_told_before_the_work(
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match="need 0 MB and 0 MB are free; make room"):
         embedded(photos, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
     with pytest.raises(StorageError, match="No such file or directory"):
         embedded(photos, tmp_path / "none" / "p")
 

@@ -19,7 +19,7 @@ from hostile_files import Runs, legacy_tar, saved
 
 import moco
 from moco.cli.commands import build_parser
-from moco.cli.parser import given_path
+from moco.cli.parser import given_model, given_path
 from moco.errors import DataError
 from moco.evaluation.label_splits import read_split
 from moco.recipe_files import recipe_yaml
@@ -45,6 +45,7 @@ IMAGES = {
         for kind in JUDGED
         for part, others in (("train", FOLDERS[2:]), ("test", FOLDERS[:2]))
     },
+    ("embed", "images"): ["embed", "timm:test_vit", "{it}", "--out", "{new}.npz"],
     ("compare", "train"): ["compare", "timm:test_vit", *FOLDERS[2:], "--train", "{it}"],
     ("compare", "test"): ["compare", "timm:test_vit", *FOLDERS[:2], "--test", "{it}"],
     ("evaluate label-free", "images"): ["evaluate", "label-free", "{new}", "--images", "{it}"],
@@ -75,6 +76,7 @@ RUNS = {
     ("pretrain", "run"): ["pretrain", "{photos}", "--epochs", "1", "--run", "{it}"],
     **{(f"evaluate {kind}", "run"): ["evaluate", kind, "{it}", *FOLDERS] for kind in JUDGED},
     ("evaluate label-free", "runs"): ["evaluate", "label-free", "{it}", "--images", "{photos}"],
+    ("embed", "model"): ["embed", "{it}", "{photos}", "--out", "{new}.npz"],
     ("compare", "models"): ["compare", "{it}", *FOLDERS],
     ("demo", "run"): ["demo", "--images", "{photos}", "--run", "{it}"],
     ("study", "run"): [*STUDY, "--run", "{it}"],
@@ -90,7 +92,7 @@ def path_arguments(parser: argparse.ArgumentParser, words: tuple[str, ...] = ())
         if isinstance(action, argparse._SubParsersAction):
             for name, inner in action.choices.items():
                 yield from path_arguments(inner, (*words, name))
-        elif action.type is given_path or action.dest in ("recipe", "old", "new"):
+        elif action.type in (given_path, given_model) or action.dest in ("recipe", "old", "new"):
             yield " ".join(words), action.dest
 
 

@@ -7,6 +7,7 @@ import argparse
 from moco.cli.bench_options import ABOUT_INPUT, add_input_options
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
+from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
 from moco.cli.shared_options import (
@@ -42,6 +43,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"moco {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_pretrain(commands)
+    _add_embed(commands)
     _add_evaluate(commands)
     _add_compare(commands)
     _add_data(commands)
@@ -123,6 +125,17 @@ The same command goes on where a stopped run was.""",
         help="show the plan and the resolved recipe, time a few steps, write nothing",
     )
     add_json(command)
+
+
+def _add_embed(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "embed",
+        "moco.cli.embed",
+        "write a network's features of images to a file",
+        ABOUT_EMBED,
+    )
+    add_embed_options(command)
 
 
 def _add_evaluate(commands: Subparsers) -> None:

@@ -109,7 +109,7 @@ def _asked_models(arguments: argparse.Namespace) -> list[FoundModel]:
 
     All are loaded before any image is read, so that a wrong word costs no time.
     """
-    words = list(dict.fromkeys(str(word) for word in arguments.models))
+    words = list(dict.fromkeys(arguments.models))
     models = [asked_model(word, arguments.layer) for word in words]
     first = next((model.title for model in models if model.recipe), None)
     if first is None or arguments.no_baselines:

@@ -9,7 +9,7 @@ from moco.cli.evaluate_options import (
     add_measure,
     add_sources,
 )
-from moco.cli.parser import Parser, given_path
+from moco.cli.parser import Parser, given_model, given_path
 from moco.cli.shared_options import add_device, add_json
 
 ABOUT_COMPARE = """
@@ -26,7 +26,7 @@ with random weights and its raw pixels are compared, too. Nothing is downloaded.
 
 def add_compare_options(command: Parser) -> None:
     """Let it take networks and the labelled images that they are judged on."""
-    command.add_argument("models", metavar="MODEL", nargs="+", type=given_path, help=MODEL_HELP)
+    command.add_argument("models", metavar="MODEL", nargs="+", type=given_model, help=MODEL_HELP)
     add_sources(command)
     command.add_argument(
         "--no-baselines",

@@ -13,7 +13,7 @@ from moco.cli.finetune_options import (
     add_tuning,
 )
 from moco.cli.linear_options import ABOUT_LINEAR, add_linear
-from moco.cli.parser import Parser, given_path
+from moco.cli.parser import Parser, given_model, given_path
 from moco.cli.shared_options import add_device, add_json
 
 ABOUT_KNN = """
@@ -51,7 +51,7 @@ measures is an accuracy: docs/label_free.md says what each tells and where it fa
 
 
 MODEL_HELP = (
-    "a run, checkpoint or fine-tuned network's directory; untrained:RUN; pixels:RUN; "
+    "a run, checkpoint or fine-tuned network's directory; untrained:RUN; pixels[:RUN]; "
     "timm:NAME or torchvision:NAME, with random weights or, as NAME@FILE, those of a file"
 )
 LAYER_HELP = (
@@ -76,7 +76,7 @@ def add_labelled_pair(command: Parser) -> None:
         "run",
         metavar="MODEL",
         nargs="?",
-        type=given_path,
+        type=given_model,
         help=f"{MODEL_HELP}; none where --train and --test are files of features",
     )
     add_sources(command)

@@ -55,7 +55,7 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     if arguments.run is None:
         raise UsageError("name a MODEL, or files of features as --train and --test")
     pair = labelled_pair(arguments)
-    return features_of(asked_model(str(arguments.run), arguments.layer), pair, arguments)
+    return features_of(asked_model(arguments.run, arguments.layer), pair, arguments)
 
 
 def _stored_features(arguments: argparse.Namespace, files: list[Path]) -> LabelledFeatures:

@@ -24,6 +24,8 @@ from moco.errors import (
 )
 
 HEARD_SECONDS = 1.0
+SHARED = ("moco.cli.pretrain", "moco.cli.embed")
+"""Commands that several processes can share."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = build_parser().parse_known_args(given)
         if unknown:
             parsed.parser.refuse_unknown(unknown)
-        if parsed.module != "moco.cli.pretrain" and "TORCHELASTIC_RUN_ID" in os.environ:
+        if parsed.module not in SHARED and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UsageError(f"{parsed.command} runs in one process; start it without torchrun")
         command, speaks = importlib.import_module(parsed.module), True
         return int(command.run(parsed))

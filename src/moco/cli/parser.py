@@ -48,6 +48,13 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def given_model(text: str) -> str:
+    """Return the word for a network as it is: a path would lose the dot of ./pixels."""
+    if not text:
+        raise argparse.ArgumentTypeError("the model is empty; name a run, or timm:NAME")
+    return text
+
+
 def given_seconds(text: str) -> float:
     """Return the seconds of a time such as 90m, 2h or 30s."""
     number, unit = text[:-1], text[-1:]

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BufferedRandom
 from pathlib import Path
@@ -29,6 +29,7 @@ from torch import Tensor
 from moco.errors import StorageError, UsageError, storage_remedy
 from moco.evaluation.features import Features
 from moco.plain_files import read_small, through_no_link
+from moco.run_lock import LOCK_NAME, RunLock
 
 ABOUT, ROWS, DENSE = "about.json", "rows.float32", "dense.float32"
 MOST_JSON_BYTES = 1 << 26
@@ -86,15 +87,25 @@ class FeatureParts:
 
     def __init__(self, folder: Path, about: PartsOf) -> None:
         self.folder, self.about = folder, about
+        self._lock = RunLock(folder, what="folder", option="--out")
 
     def begin(self) -> None:
-        """Make the folder, or take up one whose parts are of the same.
+        """Make the folder, or take up one whose parts are of the same; it is ours until `leave`.
 
         Raises:
-            UsageError: It has parts of something else; says what differs.
+            UsageError: It has parts of something else; says what differs. Or it is in use.
             StorageError: It cannot be made, or the disk has no room.
         """
         with self._storing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            names = set(os.listdir(self.folder))
+            foreign = names - {LOCK_NAME, ROWS, f".{ABOUT}.tmp"}
+            if foreign and ABOUT not in names:
+                raise UsageError(
+                    f"{self.folder} holds files of something else, such as {min(foreign):.80}; "
+                    "move them, or name another --out"
+                )
+            self._lock.acquire()
             if os.path.lexists(self.folder / ABOUT):
                 self._check_same()
             else:
@@ -105,13 +116,6 @@ class FeatureParts:
                     file.truncate(size)
 
     def _make(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-        foreign = set(os.listdir(self.folder)) - {".lock", ROWS}
-        if foreign:
-            raise UsageError(
-                f"{self.folder} holds files of something else, such as {min(foreign):.80}; move "
-                "them, or name another --out"
-            )
         needed = 2 * self.about.count * self.about.features * NUMBER_BYTES  # these and the file
         free = shutil.disk_usage(self.folder).free
         if free < needed:
@@ -212,8 +216,15 @@ class FeatureParts:
                     target.write(content)
                     size -= len(content)
 
+    def leave(self) -> None:
+        """Let others have the folder; remove it if nothing was begun in it."""
+        self._lock.release()
+        with suppress(OSError):
+            os.rmdir(self.folder)
+
     def drop(self) -> None:
         """Remove the folder: what it held is in a file."""
+        self.leave()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _place(self, part: int) -> int:
