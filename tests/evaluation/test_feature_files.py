@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -213,7 +215,62 @@ def table_bytes(**columns: Any) -> bytes:
     return buffer.getvalue()
 
 
+def flagged_as_encrypted() -> bytes:
+    content = bytearray(npz(features=ROWS))
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
+def damaged_deflate() -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, features=np.random.default_rng(0).random((40, 6), np.float32))
+    content = bytearray(buffer.getvalue())
+    content[70:90] = b"\xff" * 20
+    return bytes(content)
+
+
+def packed_by(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive, archive.open("features.npy", "w") as file:
+        np.lib.format.write_array(file, ROWS)
+    return buffer.getvalue()
+
+
+def test_lines_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    given = features()
+    for suffix in FORMATS:
+        write_features(tmp_path / f"train{suffix}", given)
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for block in blocks:
+        if "pandas" in block and importlib.util.find_spec("pandas") is None:
+            continue
+        assert len(list(filter(None, block.splitlines()))) == 2
+        found: dict[str, Any] = {}
+        exec(block, found)
+        if "table" in found:
+            assert found["table"]["path"].tolist()[0] == given.paths[0]
+            found["rows"] = np.stack(found["table"]["features"].to_numpy())
+        assert found["rows"].tolist() == given.rows.tolist()
+        ran += 1
+    assert ran >= 2
+
+
 HOSTILE: dict[str, tuple[str, bytes]] = {
+    "encrypted": (".npz", flagged_as_encrypted()),
+    "damaged where packed": (".npz", damaged_deflate()),
+    "packed by LZMA": (".npz", packed_by(zipfile.ZIP_LZMA)),
+    "a class twice": (
+        ".npz",
+        npz(features=ROWS, labels=np.arange(4) % 2, classes=np.array(["a", "a"])),
+    ),
+    "nothing, endlessly wide": (
+        ".safetensors",
+        tensors({"features": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}}),
+    ),
+    "missing paths": (".parquet", table_bytes(features=[[1.0], [2.0]], path=["a", None])),
     "empty": (".npz", b""),
     "no archive": (".npz", b"PK\x03\x04 and so on"),
     "no features": (".npz", npz(x=ROWS)),

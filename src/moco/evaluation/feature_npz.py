@@ -8,6 +8,7 @@ features make equal files.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,13 +19,21 @@ from numpy.typing import NDArray
 from moco.data.sources.array_header import ArrayHeader, read_header
 from moco.data.sources.base import one_line
 from moco.data.sources.files import OpenFiles
-from moco.data.sources.zip_members import Stored, content_place, is_bomb, open_directory
+from moco.data.sources.zip_members import (
+    Stored,
+    content_place,
+    fault_of_packing,
+    is_bomb,
+    open_directory,
+)
 from moco.errors import DataError
-from moco.evaluation.stored_features import StoredFeatures
+from moco.evaluation.stored_features import CHUNK_BYTES, StoredFeatures
 
-MOST_WORD_BYTES = 4 << 30
-"""Of an array of names."""
-READ_ERRORS = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, KeyError)
+WORDS_AT_ONCE = 1 << 16
+READ_ERRORS = (
+    *(OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 
 
 def write_npz(path: Path, stored: StoredFeatures) -> None:
@@ -39,16 +48,28 @@ def write_npz(path: Path, stored: StoredFeatures) -> None:
             np.lib.format.write_array_header_2_0(member, header)
             for chunk in stored.chunks():
                 member.write(chunk.data)
-        words: dict[str, NDArray[Any] | None] = {
-            "labels": stored.labels,
-            "paths": _words(stored.paths) if stored.paths else None,
-            "classes": _words(stored.classes),
-            "encoder": np.array(stored.encoder),
-        }
-        for name, values in words.items():
-            if values is not None:
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, values, allow_pickle=False)
+        if stored.labels is not None:
+            _write_array(archive, "labels", stored.labels)
+        if stored.paths:
+            _write_words(archive, "paths", stored.paths)
+        _write_words(archive, "classes", stored.classes)
+        _write_array(archive, "encoder", np.array(stored.encoder))
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, values: NDArray[Any]) -> None:
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, values, allow_pickle=False)
+
+
+def _write_words(archive: zipfile.ZipFile, name: str, words: Sequence[str]) -> None:
+    """Write words a few at a time: each takes the room of the longest."""
+    kind = np.dtype(f"<U{max(1, max(map(len, words), default=1))}")
+    header = {"descr": kind.str, "fortran_order": False, "shape": (len(words),)}
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        together = max(1, min(WORDS_AT_ONCE, CHUNK_BYTES // kind.itemsize))
+        for first in range(0, len(words), together):
+            member.write(np.array(words[first : first + together], kind).data.cast("B"))
 
 
 def has_features(path: Path) -> bool:
@@ -67,7 +88,8 @@ def read_npz(path: Path) -> StoredFeatures:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info for info in archive.infolist()}
+            size = path.stat().st_size
+            members = {info.filename: _usable(info, size) for info in archive.infolist()}
             read = _Reader(path, archive, members)
             return StoredFeatures(
                 read.features(),
@@ -102,18 +124,25 @@ class _Reader:
         place = content_place(OpenFiles(), self.path, Stored.of(info)) + header.begin
         if place + header.nbytes > self.path.stat().st_size:
             raise ValueError("it was cut off")
-        if header.fortran_order or header.dtype.byteorder == ">" or 0 in header.shape:
-            found = self.array("features")
-            return np.ascontiguousarray(found).astype(_native(header.dtype))
-        return np.memmap(self.path, dtype=header.dtype, mode="c", offset=place, shape=header.shape)
+        if 0 in header.shape:
+            return np.empty(header.shape, header.dtype)
+        mapped: NDArray[Any] = np.memmap(
+            self.path,
+            dtype=header.dtype,
+            mode="c",
+            offset=place,
+            shape=header.shape,
+            order="F" if header.fortran_order else "C",
+        )
+        if not header.fortran_order and header.dtype.isnative:
+            return mapped
+        return np.ascontiguousarray(mapped, dtype=_native(header.dtype))
 
     def array(self, name: str) -> NDArray[Any] | None:
         """Return an array in memory, None where there is none of that name."""
         info = self.members.get(f"{name}.npy")
         if info is None:
             return None
-        if is_bomb(info.compress_size, info.file_size):
-            raise ValueError(f"{name} would unpack to {info.file_size} bytes")
         with self.archive.open(info) as file:
             _checked(read_header(file), info)
         with self.archive.open(info) as file:
@@ -134,9 +163,20 @@ class _Reader:
 def _checked(header: ArrayHeader, info: zipfile.ZipInfo) -> ArrayHeader:
     if header.begin + header.nbytes != info.file_size:
         raise ValueError(f"{info.filename} promises {header.nbytes} bytes and holds other")
-    if header.dtype.kind in "US" and header.nbytes > MOST_WORD_BYTES:
-        raise ValueError(f"{info.filename} holds {header.nbytes} bytes of words")
     return header
+
+
+def _usable(info: zipfile.ZipInfo, size: int) -> zipfile.ZipInfo:
+    """Return a member that takes no more memory than its archive of so many bytes accounts for."""
+    fault = fault_of_packing(Stored.of(info))
+    if fault is not None:
+        raise ValueError(f"{info.filename}: {fault}")
+    if info.compress_size > size:
+        raise ValueError(f"{info.filename} promises more bytes than the file has")
+    unpacked = info.file_size != info.compress_size and info.compress_type == zipfile.ZIP_STORED
+    if unpacked or is_bomb(info.compress_size, info.file_size):
+        raise ValueError(f"{info.filename} would unpack to {info.file_size} bytes")
+    return info
 
 
 def _plain(file: IO[bytes]) -> NDArray[Any]:
@@ -146,7 +186,3 @@ def _plain(file: IO[bytes]) -> NDArray[Any]:
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype.newbyteorder("=")
-
-
-def _words(words: Sequence[str]) -> NDArray[Any]:
-    return np.array(list(words)) if words else np.array([], "<U1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 from moco.data.sources.base import one_line
 from moco.data.sources.row_groups import import_parquet, open_parquet_file, parquet_errors
 from moco.errors import DataError
-from moco.evaluation.stored_features import StoredFeatures
+from moco.evaluation.stored_features import CHUNK_BYTES, StoredFeatures
 
 KEY = b"moco"
 ROWS_AT_ONCE = 4096
+NAMES_AT_ONCE = 16  # a file holds a long name once, however many rows have it
 READ_ERRORS = (TypeError, AttributeError, RecursionError)
-MOST_RATIO = 64
-"""Of numbers to the file's bytes; ours are written as they are."""
+MOST_RATIO = 16
+"""Of what is read to the file's bytes; ours are written as they are."""
+EASILY_READ = 64 << 20
+EASILY_NAMED = 8 << 20
+"""Bytes of features, and of names, that a file of any size may stand for."""
+FAR_MORE = "it stands for far more than it holds"
 
 
 def write_parquet(path: Path, stored: StoredFeatures) -> None:
@@ -92,25 +97,68 @@ def _read(table: Any, size: int) -> StoredFeatures:
     about = json.loads(metadata)
     classes = [str(name) for name in about.get("classes", [])]
     names = [name for name in ("path", "features", "label") if name in schema.names]
-    rows: list[NDArray[Any]] = []
-    paths: list[str] = []
-    labels: list[Any] = []
-    taken = 0
-    for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False):
-        rows.append(_rows(batch.column("features")))
-        taken += rows[-1].nbytes
-        if taken > MOST_RATIO * size:
-            raise ValueError("it holds far more numbers than bytes")
-        if "path" in names:
-            paths += [str(name) for name in batch.column("path").to_pylist()]
-        if "label" in names:
-            labels += batch.column("label").to_pylist()
-    if not rows:
-        raise ValueError("it has no rows")
+    rows = _all_rows(table, size)
+    paths = _values(table, "path", size) if "path" in names else []
+    if any(path is None for path in paths):
+        raise ValueError("some rows have no path")
+    labels = _values(table, "label", size) if "label" in names else []
+    if not classes and labels and all(isinstance(label, str) for label in labels):
+        classes = sorted(set(labels))
     found = _codes(labels, classes) if "label" in names else None
     return StoredFeatures(
-        np.concatenate(rows), found, paths, classes, str(about.get("encoder", ""))
+        rows, found, [str(path) for path in paths], classes, str(about.get("encoder", ""))
     )
+
+
+def _all_rows(table: Any, size: int) -> NDArray[Any]:
+    """Return the features in memory that is taken once, after the file's own figures allow it."""
+    count = table.metadata.num_rows
+    numbers = sum(column.num_values for column in _columns(table, "features"))
+    if not count:
+        raise ValueError("it has no rows")
+    most = max(EASILY_READ, MOST_RATIO * size)
+    if numbers * np.dtype(np.float32).itemsize > most:
+        raise ValueError(FAR_MORE)
+    found, first = np.empty((0, 0)), 0
+    together = max(1, min(ROWS_AT_ONCE, CHUNK_BYTES // 4 * count // max(1, numbers)))
+    for batch in table.iter_batches(batch_size=together, columns=["features"], use_threads=False):
+        rows = _rows(batch.column("features"))
+        if count * rows.shape[1] * rows.itemsize > 2 * most:  # they may be of eight bytes
+            raise ValueError(FAR_MORE)
+        if not first:
+            found = np.empty((count, rows.shape[1]), rows.dtype)
+        found[first : first + len(rows)] = rows
+        first += len(rows)
+    if first != count:
+        raise ValueError(f"it promises {count} rows and holds {first}")
+    return found
+
+
+def _values(table: Any, name: str, size: int) -> list[Any]:
+    """Return a column of names or labels."""
+    most = max(EASILY_NAMED, MOST_RATIO * size)
+    sizes = [column.total_uncompressed_size for column in _columns(table, name)]
+    if sum(sizes) > most:
+        raise ValueError(FAR_MORE)
+    together = max(1, min(NAMES_AT_ONCE, most // max(1, *sizes)))
+    values: list[Any] = []
+    taken = 0
+    for batch in table.iter_batches(batch_size=together, columns=[name], use_threads=False):
+        taken += batch.nbytes
+        if taken > most:
+            raise ValueError(FAR_MORE)
+        values += batch.column(name).to_pylist()
+    return values
+
+
+def _columns(table: Any, name: str) -> Iterator[Any]:
+    """Yield what the file says of a column, or of what its lists hold, in each row group."""
+    for number in range(table.metadata.num_row_groups):
+        group = table.metadata.row_group(number)
+        for place in range(group.num_columns):
+            column = group.column(place)
+            if column.path_in_schema.partition(".")[0] == name:
+                yield column
 
 
 def _rows(column: Any) -> NDArray[Any]:
@@ -147,14 +195,13 @@ def _codes(labels: list[Any], classes: list[str]) -> NDArray[Any]:
     """Return labels as arrays; of names, their places among the classes where those are known."""
     if any(label is None for label in labels):
         raise ValueError("some rows have no label")
+    places = {_text(name): number for number, name in enumerate(classes)}
     if labels and all(isinstance(label, list) for label in labels):
-        places = {_text(name): number for number, name in enumerate(classes)}
         found = np.zeros((len(labels), len(classes)), bool)
         for row, names in enumerate(labels):
             found[row, [places[name] for name in names]] = True
         return found
     if classes and all(isinstance(label, str) for label in labels):
-        places = {_text(name): number for number, name in enumerate(classes)}
         return np.array([places[label] for label in labels], np.int64)
     return np.array(labels)
 

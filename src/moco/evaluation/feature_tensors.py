@@ -29,13 +29,13 @@ KINDS: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
-MOST_HEADER_BYTES = 100_000_000
-"""What the format's own readers allow."""
+MOST_HEADER_BYTES = 8 << 20
+"""Read as JSON, that takes up to 30 times the memory."""
 ALIGNMENT = 8
 
 
 def write_tensors(path: Path, stored: StoredFeatures) -> None:
-    """Write the file; raises OSError."""
+    """Write the file; raises OSError, or DataError for far too many classes."""
     small: dict[str, NDArray[Any]] = {}
     if stored.labels is not None:
         small["labels"] = np.ascontiguousarray(stored.labels)
@@ -55,6 +55,10 @@ def write_tensors(path: Path, stored: StoredFeatures) -> None:
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % ALIGNMENT)
+    if len(text) > MOST_HEADER_BYTES:
+        raise DataError(
+            f"names of {len(stored.classes)} classes do not fit in {path.name}; give --out .npz"
+        )
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for chunk in stored.chunks():

@@ -66,10 +66,12 @@ def from_stored(stored: StoredFeatures, path: Path) -> FeatureSet:
     if rows.ndim != 2 or rows.dtype.name not in FLOATS or not rows.size:
         raise DataError(
             f"{path} holds features of {rows.dtype} {list(rows.shape)}; rows of float32, one an "
-            "image, are read: embed the images again"
+            "image, are read: store them so, or embed the images again"
         )
     if len(stored.paths) not in (0, len(rows)):
         raise DataError(f"{path} has {len(rows)} rows and {len(stored.paths)} paths; embed again")
+    if len(set(stored.classes)) < len(stored.classes):
+        raise DataError(f"{path} has a class twice; give each its own name")
     labels, classes = _labels(stored, path)
     return FeatureSet(
         torch.from_numpy(rows),
