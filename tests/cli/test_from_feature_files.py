@@ -70,6 +70,8 @@ def test_scores_are_those_of_the_run(
     by_file = evaluate(
         ["evaluate", kind, "--train", files[0], "--test", files[1]], tmp_path / "files.json"
     )
+    assert by_file.pop("layer") is None  # `encoder` of the file says it
+    assert by_run.pop("layer") == "backbone"
     assert by_file == by_run
 
 
@@ -146,6 +148,7 @@ def test_wrong_features_are_told_in_one_line(
         (["knn", "{run}", "--train", "{a}", "--test", "{folder}"], "embed both, or give images"),
         (["linear", "--train", "{folder}", "--test", "{b}"], "embed both, or give images"),
         (["knn", "--train", "{folder}", "--test", "{folder}"], "name a MODEL, or files"),
+        (["knn", "--train", "{folder}", "--test", "{b}"], "embed both, or give images"),
         (["knn", "--train", "{a}", "--test", "{b}", "--layer", "head"], "have their layer"),
         (["retrieval", "--train", "{a}", "--test", "{b}", "--labels", "numbers"], "their layer"),
         (["few-labels", "--train", "{a}", "--test", "{b}", "--finetune"], "name a RUN"),
@@ -168,3 +171,23 @@ def test_commands_that_make_no_sense_are_told(
     given = [word.format(folder=folder, **places) for word in words]
     assert main(["evaluate", *given, "--device", "cpu"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet", ".safetensors"])
+def test_files_that_hold_no_features_are_told_by_their_names(
+    suffix: str,
+    pair: tuple[FeatureSet, FeatureSet],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good, bad = tmp_path / f"good{suffix}", tmp_path / f"bad{suffix}"
+    write_features(good, pair[0])
+    words = ["evaluate", "knn", "--train", str(good), "--test", str(bad), "--device", "cpu"]
+    assert main(words) == 3
+    said = f"moco: error: {bad} does not exist; name a file that `moco embed` wrote\n"
+    assert capsys.readouterr().err == said
+    bad.write_bytes(good.read_bytes()[:-40])
+    assert main(words) == 3
+    errors = capsys.readouterr().err
+    assert f"{bad} holds no features that can be read" in errors
+    assert errors.count("\n") == 1

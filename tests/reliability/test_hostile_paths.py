@@ -151,6 +151,40 @@ def test_pickles_in_the_place_of_images_are_never_run(
     assert not canary.exists()
 
 
+def test_pickles_in_the_place_of_features_are_never_run(
+    tmp_path: Path, photos: Path, class_folders: Path
+) -> None:
+    canary, at = tmp_path / "canary", tmp_path / "features"
+    at.mkdir()
+    for suffix in (".npz", ".parquet", ".safetensors"):
+        (at / f"pickle{suffix}").write_bytes(pickle.dumps(Runs(canary)))
+        (at / f"folder{suffix}").mkdir()
+        os.mkfifo(at / f"pipe{suffix}")
+        (at / f"device{suffix}").symlink_to("/dev/zero")
+    objects = np.array([[Runs(canary)]], dtype=object)
+    rows, numbers = np.ones((4, 2), np.float32), np.arange(4)
+    np.savez(at / "features.npz", features=objects, labels=numbers)
+    for name in ("labels", "paths", "classes", "encoder"):
+        np.savez(at / f"{name}.npz", features=rows, **{"labels": numbers, name: objects})
+    np.savez(at / "good.npz", features=rows, labels=numbers % 2)
+    paths = sorted(set(at.iterdir()) - {at / "good.npz"})
+    templates = {
+        (kind, part): ["evaluate", kind, f"--{part}", "{it}", f"--{other}", f"{at}/good.npz"]
+        for kind in JUDGED
+        if kind != "finetune"
+        for part, other in (("train", "test"), ("test", "train"))
+    }
+    knn = {name: words for name, words in templates.items() if name[0] == "knn"}
+    places = {"at": tmp_path, "photos": photos, "classes": class_folders}
+    told = outcomes(knn, paths, **places) + outcomes(templates, paths[:2], **places)
+    assert len(told) == len(knn) * len(paths) + len(templates) * 2
+    for name, path, code, errors in told:
+        assert code == 3, (name, path, code, errors)
+        assert errors.count("\n") == 1, (name, path, errors)
+        assert path in errors
+    assert not canary.exists()
+
+
 def test_pickles_in_the_place_of_a_split_are_never_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for path in hostile_images(tmp_path / "lists", canary):

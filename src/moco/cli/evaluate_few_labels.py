@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     for result in results:
         _print(result, found.title, arguments)
     figures = _figures(results, arguments)
+    figures["layer"] = found.layer
     write_json(arguments.json, {**figures, "skipped_files": len(found.skipped)})
     return 0
 
@@ -182,7 +183,6 @@ def _figures(
         "measure": first.measure,
         "draws": arguments.draws,
         "seed": arguments.seed,
-        "layer": arguments.layer,
         "train_images": first.train_images,
         "test_images": first.test_images,
     }

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         [[name, shown(value, plain=plain)] for name, value in result.scores.items()],
     )
     _print_sweep(result, plain=plain)
-    for line in _beside_published(result, arguments.layer):
+    for line in _beside_published(result, found.layer):
         say(line)
     write_json(
         arguments.json,
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             **{name: None if isnan(value) else value for name, value in result.scores.items()},
             "neighbours": arguments.neighbours,
             "temperature": arguments.temperature,
-            "layer": arguments.layer,
+            "layer": found.layer,
             "classes": len(train.classes),
             "train_images": len(train),
             "test_images": len(test),
@@ -84,14 +84,15 @@ def _print_sweep(result: KnnResult, *, plain: bool) -> None:
             )
 
 
-def _beside_published(result: KnnResult, layer: str) -> list[str]:
+def _beside_published(result: KnnResult, layer: str | None) -> list[str]:
     """Return lines with the published protocols, their numbers, and ours in the same setting."""
     lines = []
+    other = ", but on the backbone's features" if layer else ", of whatever layer the file is of"
     if result.measure == "top1" and result.headline.neighbours == 200:
         ours = result.sweep[result.neighbours.index(200)]
         for protocol, temperature, on in (
             (INSTDISC_KNN, 0.07, ""),
-            (NOTEBOOK_KNN, 0.1, "" if layer == "head" else ", but on the backbone's features"),
+            (NOTEBOOK_KNN, 0.1, "" if layer == "head" else other),
         ):
             value = ours[result.temperatures.index(temperature)]
             lines.append(f"{protocol.name}, {protocol.settings}: {100 * value:.2f} % here{on}")

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             "held_out_images": result.held_out,
             "standardized": result.standardized,
             "seed": arguments.seed,
-            "layer": arguments.layer,
+            "layer": found.layer,
             "classes": len(train.classes),
             "train_images": len(train),
             "test_images": len(test),

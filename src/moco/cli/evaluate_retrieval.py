@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.json,
         {
             **shares,
-            "layer": arguments.layer,
+            "layer": found.layer,
             "classes": len(gallery.classes),
             "gallery_images": result.gallery,
             "queries": result.queries,

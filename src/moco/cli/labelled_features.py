@@ -11,7 +11,7 @@ from moco.cli.output import printable
 from moco.cli.progress_lines import ProgressLines
 from moco.device import pick_device
 from moco.errors import DataError, UsageError
-from moco.evaluation.feature_files import is_feature_file, read_features
+from moco.evaluation.feature_files import FORMATS, is_feature_file, read_features
 from moco.evaluation.feature_set import FeatureSet, Task, check_pair, task_of
 from moco.evaluation.features import extract_features
 from moco.evaluation.frozen import FrozenNetwork
@@ -40,6 +40,8 @@ class LabelledFeatures:
     """The name of the recipe that the network was trained by, "" where none is known."""
     title: str
     """What a person calls the features: the network and layer, or the file."""
+    layer: str | None
+    """The layer that was asked for; None of files, whose `encoder` says it."""
 
 
 def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
@@ -49,7 +51,11 @@ def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
         UsageError, DataError, CheckpointError: An option, the images, the files of features or the
             model cannot be used.
     """
-    files = [path for path in (arguments.train, arguments.test) if is_feature_file(path)]
+    files = [
+        path
+        for path in (arguments.train, arguments.test)
+        if is_feature_file(path) or (arguments.run is None and path.suffix.lower() in FORMATS)
+    ]
     if files:
         return _stored_features(arguments, files)
     if arguments.run is None:
@@ -83,7 +89,7 @@ def _stored_features(arguments: argparse.Namespace, files: list[Path]) -> Labell
     check_pair(train, test)
     if arguments.labels == "one-class" and task_of(train) != "one_class":
         raise DataError(f"{train.title} has other labels than one class an image")
-    return LabelledFeatures(train, test, (), "", str(arguments.train))
+    return LabelledFeatures(train, test, (), "", str(arguments.train), None)
 
 
 def labelled_pair(arguments: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
@@ -162,4 +168,4 @@ def features_of(
     if frozen is not None and network is not None:
         frozen.check(network, "after features were taken")
     title = f"{model.layer} features of {model.title}"
-    return LabelledFeatures(train, test, tuple(skipped), model.recipe, title)
+    return LabelledFeatures(train, test, tuple(skipped), model.recipe, title, arguments.layer)
