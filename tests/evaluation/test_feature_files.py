@@ -211,6 +211,8 @@ def claimed(**about: Any) -> bytes:
 
 def table_bytes(**columns: Any) -> bytes:
     buffer = io.BytesIO()
+    if isinstance(columns.get("features"), list):  # else all would be refused for their type
+        columns["features"] = pa.array(columns["features"], pa.list_(pa.float32()))
     pq.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
 
@@ -323,7 +325,7 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     ),
     "no table": (".parquet", b"PAR1 and so on"),
     "no column": (".parquet", table_bytes(x=[1])),
-    "column of numbers": (".parquet", table_bytes(features=[1.0, 2.0])),
+    "column of numbers": (".parquet", table_bytes(features=pa.array([1.0, 2.0]))),
     "uneven lists": (".parquet", table_bytes(features=[[1.0, 2.0, 3.0], [4.0]])),
     "uneven lists that add up": (".parquet", table_bytes(features=[[1.0], [2.0, 3.0, 4.0]])),
     "missing rows": (".parquet", table_bytes(features=[[1.0], None])),
