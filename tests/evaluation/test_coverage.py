@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import get_args
 
 import pytest
 import torch
 
+from moco.evaluate import FeatureSet, linear
 from moco.evaluation import compare
 from moco.evaluation.compare import compare_votes
+from moco.evaluation.feature_set import Task
 from moco.evaluation.scores import roc_auc_interval, wilson_interval
 
 NORMAL = NormalDist()
@@ -68,10 +71,51 @@ def accuracy_coverage(sets: int, measure: compare.Measure) -> tuple[float, float
     return scores_held / sets, leads_held / sets
 
 
+def linear_coverage(sets: int, task: Task, *, rows: int) -> float:
+    """Return how often the interval of `evaluate.linear` holds the score that the layer has.
+
+    Train rows are the same each time, so one layer answers; its true score is that of 40,000 rows.
+    """
+    train = made(task, 60, 0)
+    truth = linear(train, made(task, 40_000, 1), penalties=(0.1,)).value
+    found = (linear(train, made(task, rows, 2 + part), penalties=(0.1,)) for part in range(sets))
+    return sum(covers((of.low, of.high), truth) for of in found) / sets
+
+
+def made(task: Task, rows: int, seed: int) -> FeatureSet:
+    """Return rows of eight features, three of which say something of three classes."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 3
+    features = torch.randn(rows, 8, generator=draw)
+    features[:, :3] += torch.eye(3)[labels]
+    if task == "number":
+        noise = torch.randn(rows, generator=draw)
+        return FeatureSet(features, features[:, 0] - features[:, 5] + noise, ())
+    if task == "several_classes":
+        several = torch.stack([labels > 0, features[:, 4] > 0.5], dim=1)
+        flipped = torch.rand(rows, 2, generator=draw) < 0.1
+        return FeatureSet(features, several ^ flipped, ("a", "b"))
+    return FeatureSet(features, labels, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_intervals_of_a_linear_probe_in_short(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "RESAMPLES", 100)
+    assert linear_coverage(20, task, rows=150) > 0.75
+
+
 def test_bootstrap_intervals_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "RESAMPLES", 200)
     held = accuracy_coverage(40, "balanced_accuracy")
     assert min(*held, auc_coverage(40, 60, 140, 1.0)) > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("task", get_args(Task))
+def test_the_interval_of_a_linear_probe(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "RESAMPLES", 400)  # for time; the 1,000 in use hold more steadily
+    assert linear_coverage(SETS, task, rows=500) == pytest.approx(0.95, abs=MOST_OFF)
 
 
 @pytest.mark.slow
