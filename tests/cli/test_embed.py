@@ -81,6 +81,8 @@ def test_scores_from_the_files_are_those_from_the_run(
         given = ["evaluate", kind, *start, "--device", "cpu"]
         assert main([*given, "--json", str(tmp_path / "figures.json")]) == 0
         figures.append(json.loads((tmp_path / "figures.json").read_text()))
+    layers = [each.pop("layer") for each in figures]
+    assert layers == ["backbone", None]  # the file's `encoder` says it
     assert figures[0] == figures[1]
 
 
