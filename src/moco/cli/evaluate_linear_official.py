@@ -7,9 +7,10 @@ import sys
 from dataclasses import asdict
 
 from moco.cli.asked_measure import shown
-from moco.cli.evaluate_linear import print_published, refuse
 from moco.cli.json_file import write_json
+from moco.cli.linear_options import FAST, refuse_options
 from moco.cli.output import printable, say
+from moco.cli.published_table import print_published
 from moco.cli.terminal import print_table
 from moco.cli.tuning import (
     EpochLines,
@@ -24,13 +25,10 @@ from moco.evaluation.linear_files import ProbeFile, probe_fingerprint
 from moco.evaluation.linear_official import OfficialLinearResult, official_linear
 from moco.evaluation.linear_protocols import linear_protocol, with_changes
 
-FAST = {"measure": "auto", "no_standardize": False}
-"""Options of the fast protocol, and what they are where nobody gave them."""
-
 
 def run_official(arguments: argparse.Namespace) -> int:
     """Train the layer by the paper's protocol, print its scores beside the paper's."""
-    refuse(arguments, FAST, "--protocol fast")
+    refuse_options(arguments, FAST, "--protocol fast")
     if arguments.labels not in ("auto", "one-class"):
         raise UsageError("the papers' protocol is for one class an image; leave --labels out")
     if arguments.layer != "backbone":

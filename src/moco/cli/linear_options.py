@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
+
 from moco.cli.parser import Parser, given_path
+from moco.errors import UsageError
 
 ABOUT_LINEAR = """
 
@@ -11,6 +15,18 @@ weight penalty train images choose that are held out, never test images. Prints 
 score that suits the labels with its 95 % interval over test images, and published
 protocols with their numbers. Labelled images are class folders, or any source with
 labels (docs/sources.md)."""
+
+
+OFFICIAL = {
+    "epochs": None,
+    "batch_size": None,
+    "learning_rate": None,
+    "precision": "float32",
+    "out": None,
+}
+"""Options of the official protocols, and what they are where nobody gave them."""
+FAST = {"measure": "auto", "no_standardize": False}
+"""Options of the fast protocol, and what they are where nobody gave them."""
 
 
 def add_linear(command: Parser) -> None:
@@ -57,3 +73,15 @@ def add_linear(command: Parser) -> None:
         metavar="DIR",
         help="keep the layer there, after each epoch, and go on from there after a stop",
     )
+
+
+def refuse_options(arguments: argparse.Namespace, options: Mapping[str, object], of: str) -> None:
+    """Refuse options that have no meaning here.
+
+    Raises:
+        UsageError: One of them was given.
+    """
+    given = [name for name, unset in options.items() if getattr(arguments, name) != unset]
+    if given:
+        words = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{words} {'is' if len(given) == 1 else 'are'} of {of}; leave it out")

@@ -70,9 +70,7 @@ class FileKeeper:
         if not self.path.exists():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
-                about = json.loads(file.metadata()["about"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about, tensors = read_kept(self.path)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path} is damaged ({error!s:.200}); remove it to begin again"
@@ -116,6 +114,16 @@ class FileKeeper:
     def drop(self) -> None:
         """Forget it: the training is done."""
         self.path.unlink(missing_ok=True)
+
+
+def read_kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `write_tensors` wrote: "about" of the metadata, from JSON, and the tensors.
+
+    Raises whatever the readers say of a damaged file.
+    """
+    with safe_open(path, framework="pt") as file:
+        about: dict[str, Any] = json.loads(file.metadata()["about"])
+        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

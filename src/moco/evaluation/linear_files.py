@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from moco.errors import CheckpointError, UsageError
-from moco.evaluation.finetune_files import moments, under, write_tensors
+from moco.evaluation.finetune_files import moments, read_kept, under, write_tensors
 from moco.evaluation.frozen import fingerprint
 from moco.evaluation.labelled_part import Labelled
 from moco.evaluation.linear_protocols import LinearProtocol
@@ -66,9 +66,7 @@ class ProbeFile:
         if not self.path.exists():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
-                about = json.loads(file.metadata()["about"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about, tensors = read_kept(self.path)
             kept = {
                 "layer": under("layer.", tensors),
                 "optimizer": {
