@@ -97,6 +97,12 @@ def test_figures_are_those_of_the_functions(
     assert f"figure: {plot}" in printed
     assert plot.stat().st_size > 1000
     assert "of these networks, not of other seeds" in printed
+    for kind in ("linear", "knn"):
+        drawn = [figures["models"][0][kind][end] for end in ("value", "low", "high")]
+        ends = [model[kind][end] for model in figures["models"] for end in ("low", "high")]
+        assert interval_in_text(Interval(*drawn), min(ends), max(ends)) in printed
+        for lead in figures["leads"][kind]:
+            assert f"{-100 * lead['difference']['value']:+.1f}" in printed
 
 
 def test_weights_from_a_file_stand_beside_runs(
@@ -166,6 +172,6 @@ def test_images_that_one_network_cannot_read_are_told_once_and_left_out(
 
 
 def test_intervals_are_drawn_to_scale() -> None:
-    assert interval_in_text(Interval(0.5, 0.25, 0.75), 0.0, 1.0) == "      |-----o-----|      "
+    assert interval_in_text(Interval(0.5, 0.25, 0.75), 0.0, 1.0) == "......|-----o-----|......"
     assert len(interval_in_text(Interval(1.0, 1.0, 1.0), 1.0, 1.0)) == CELLS
     assert interval_in_text(Interval(0.0, 0.0, 1.0), 0.0, 1.0)[0] == "o"

@@ -16,7 +16,7 @@ from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
 from moco.errors import DataError, UsageError
-from moco.evaluation.compare import Interval
+from moco.evaluation.compare import Interval, Measure
 from moco.evaluation.comparison import TITLES, Comparison, compare_rivals, in_words, shown_value
 from moco.evaluation.knn import HEADLINE, KnnResult, knn
 from moco.evaluation.linear_fast import LinearResult, linear
@@ -132,14 +132,14 @@ def _print(compared: Mapping[str, Comparison], title: str) -> None:
         print_table(
             f"{CLASSIFIERS[kind]}, {TITLES[measure]} with its 95 % interval; differences from "
             f"{comparison.reference}",
-            ["network", "score", "95 % interval", "", "difference", "p"],
+            ["network", "score", "95 % interval", "", "points", "p"],
             [
                 [
                     name,
                     shown_value(score.value, measure),
                     f"{shown_value(score.low, measure)} to {shown_value(score.high, measure)}",
                     interval_in_text(score, *ends),
-                    shown_value(-leads[name].difference.value, measure) if name in leads else "",
+                    _in_points(-leads[name].difference.value, measure) if name in leads else "",
                     f"{leads[name].p:.2g}" if name in leads else "",
                 ]
                 for name, score in scores.items()
@@ -153,14 +153,18 @@ def _print(compared: Mapping[str, Comparison], title: str) -> None:
     )
 
 
+def _in_points(value: float, measure: Measure) -> str:
+    return f"{value:+.3f}" if measure == "r2" else f"{100 * value:+.1f}"
+
+
 def interval_in_text(score: Interval, low: float, high: float) -> str:
-    """Return |--o--| at its place between two ends, `CELLS` letters."""
+    """Return ..|--o--|.. at its place between two ends, `CELLS` letters."""
     width = max(high - low, 1e-12)
 
     def place(value: float) -> int:
         return round((value - low) / width * (CELLS - 1))
 
-    letters = [" "] * CELLS
+    letters = ["."] * CELLS  # a table would cut spaces off
     for at in range(place(score.low), place(score.high) + 1):
         letters[at] = "-"
     letters[place(score.low)] = letters[place(score.high)] = "|"
