@@ -16,7 +16,7 @@ from moco.device import pick_device
 from moco.evaluation.comparison import Comparison as Comparison
 from moco.evaluation.comparison import compare_rivals as compare_rivals
 from moco.evaluation.comparison import in_words as in_words
-from moco.evaluation.embedding import source_labels
+from moco.evaluation.embedding import as_feature_set, source_labels
 from moco.evaluation.feature_files import read_features as read_features
 from moco.evaluation.feature_files import write_features as write_features
 from moco.evaluation.feature_set import FeatureSet as FeatureSet
@@ -64,15 +64,8 @@ def features(
         DataError: There are no images, or none can be read.
     """
     found, source = find_model(str(model), layer=layer), open_images(images)
-    labels, classes = source_labels(source, images, task)
+    labels = source_labels(source, images, task)
     on = pick_device(device)
     network = None if found.network is None else found.network.to(on)
     taken = extract_features(network, source, found.views, device=on, workers=workers)
-    return FeatureSet(
-        taken.rows,
-        labels[taken.image_ids] if len(labels) else labels,
-        classes,
-        paths=tuple(source.name(image_id) for image_id in taken.image_ids.tolist()),
-        encoder=found.encoder,
-        title=str(images),
-    )
+    return as_feature_set(taken, source, labels, encoder=found.encoder, title=str(images))

@@ -24,7 +24,7 @@ from moco.found_model import FoundModel
 from moco.report.comparison_figure import check_figure_path, draw_comparisons
 
 BASELINES = ("untrained", "pixels")
-"""Put before the first run, rivals that every training has to beat."""
+"""Words before the first run: rivals that every training has to beat."""
 CLASSIFIERS = {"linear": "linear probe", "knn": f"kNN {HEADLINE[0]}"}
 CELLS = 25
 """Of an interval that is drawn in text."""
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _judge_all(models: Sequence[FoundModel], arguments: argparse.Namespace) -> Results:
-    """Judge one network after the other, so that the features of one are in memory."""
+    """Judge one network after the other: features of two at most are in memory."""
     pair = labelled_pair(arguments)
     judged: dict[str, Judged] = {}
     first: LabelledFeatures | None = None

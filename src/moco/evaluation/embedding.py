@@ -14,7 +14,7 @@ from moco.distributed import rank, world_size
 from moco.errors import DataError
 from moco.evaluation.feature_parts import FeatureParts, Skipped
 from moco.evaluation.feature_set import FeatureSet, Task
-from moco.evaluation.features import extract_some
+from moco.evaluation.features import Features, extract_some
 from moco.evaluation.finetune_training import Compute
 from moco.evaluation.label_kinds import read_labels, task_of_labels
 from moco.processes import check_same, gather_lists, together
@@ -141,14 +141,14 @@ def source_labels(
 
 
 def as_feature_set(
-    found: Embedded,
+    found: Embedded | Features,
     images: Images,
     labels: tuple[Tensor, tuple[str, ...]],
     *,
     encoder: str,
     title: str,
 ) -> FeatureSet:
-    """Return what was embedded with labels and names, the rows still memory-mapped.
+    """Return features with labels and names; rows that are memory-mapped stay so.
 
     Args:
         labels: by `source_labels`.
