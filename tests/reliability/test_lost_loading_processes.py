@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ranks import (
@@ -23,7 +25,8 @@ from ranks import (
     wait_for,
 )
 
-from moco.data.workers import end_hung_processes
+from moco.data.batch_loading import Overdue
+from moco.data.workers import ImageNotes, end_hung_processes
 
 TIMEOUT = 3
 WITHIN = TIMEOUT + 5
@@ -114,3 +117,39 @@ def test_one_that_ended_meanwhile_is_no_failure(monkeypatch: pytest.MonkeyPatch)
     notes = SimpleNamespace(at=lambda: {ended.pid: (3, 9.0)}, keep=lambda: None)
     monkeypatch.setattr(multiprocessing, "active_children", lambda: [ended])
     end_hung_processes(notes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(), EOFError(), RuntimeError("(pid(s) 1) ?")]
+)
+def test_a_broken_pipe_is_told_as_the_death_that_broke_it(error: Exception) -> None:
+    """What a dying process held is closed before it counts as dead: torch sees a pipe alone."""
+    dying = multiprocessing.get_context("fork").Process(target=die_soon)
+    dying.start()
+    if isinstance(error, RuntimeError):  # torch looked late enough, but does not say how
+        dying.join()
+
+    def torch_sees_the_pipe() -> Iterator[Any]:
+        raise error
+        yield
+
+    overdue = Overdue(ImageNotes(1), 60, [dying])
+    with pytest.raises(RuntimeError, match=rf"\(pid {dying.pid}\) is killed by signal: Killed"):
+        overdue.wait_for(torch_sees_the_pipe())
+    overdue.is_over = True
+
+
+def test_an_error_of_the_pipe_stays_itself_when_nobody_died() -> None:
+    def breaks() -> Iterator[Any]:
+        raise OSError("another")
+        yield
+
+    overdue = Overdue(ImageNotes(0), 60)
+    with pytest.raises(OSError, match="another"):
+        overdue.wait_for(breaks())
+    overdue.is_over = True
+
+
+def die_soon() -> None:
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -22,6 +26,8 @@ from moco.data.workers import (
 from moco.errors import MocoError
 
 LOOK_SECONDS = 0.5
+DYING_SECONDS = 2.0
+"""What a killed process held open is closed a moment before the system calls it dead."""
 
 
 @dataclass
@@ -77,9 +83,11 @@ def load_batches(
         generator=torch.Generator(),  # or the loader would draw from the run's random state
         worker_init_fn=batches.notes.begin,
     )
-    overdue = Overdue(batches.notes, timeout) if workers else None
+    others = multiprocessing.active_children()
     with stop_signals_held():
         made = iter(loader)
+    own = [child for child in multiprocessing.active_children() if child not in others]
+    overdue = Overdue(batches.notes, timeout, own) if workers else None
     while True:
         try:
             batch = overdue.wait_for(made) if overdue is not None else next(made)
@@ -95,10 +103,15 @@ class Overdue:
 
     That ends where a batch begins to come: one that hangs as it hands a batch over is waited for
     without end.
+
+    Args:
+        children: the loading processes.
     """
 
-    def __init__(self, notes: ImageNotes, timeout: float) -> None:
-        self.notes, self.timeout = notes, timeout
+    def __init__(
+        self, notes: ImageNotes, timeout: float, children: Sequence[BaseProcess] = ()
+    ) -> None:
+        self.notes, self.timeout, self.children = notes, timeout, children
         self.is_over = False
         self._waiting_since: float | None = None
         looks = threading.Thread(target=_look, args=(weakref.ref(self),), daemon=True)
@@ -108,15 +121,19 @@ class Overdue:
         """Return the next batch.
 
         Raises:
-            RuntimeError: As torch says it, when it did not come in time.
+            RuntimeError: As torch says it, when it did not come in time or its process is dead.
         """
         self._waiting_since = time.monotonic()
         try:
             return next(made)
         except (RuntimeError, OSError, EOFError) as error:
-            if not self.is_over:
-                raise
-            raise RuntimeError(f"{TOO_LATE} after {self.timeout} seconds") from error
+            if self.is_over:
+                raise RuntimeError(f"{TOO_LATE} after {self.timeout} seconds") from error
+            if not isinstance(error, RuntimeError):  # a broken pipe; torch looked too early
+                wait([child.sentinel for child in self.children], DYING_SECONDS)
+            if (loss := _loss_among(self.children)) is not None:
+                raise RuntimeError(loss) from error
+            raise
         finally:
             self._waiting_since = None
 
@@ -126,6 +143,17 @@ class Overdue:
         if since is not None and time.monotonic() - since > self.timeout + LOOK_SECONDS:
             self.is_over = True
             end_hung_processes(self.notes)
+
+
+def _loss_among(children: Sequence[BaseProcess]) -> str | None:
+    """Return how a loading process died, in torch's words, None if each is alive or done."""
+    for child in children:
+        if code := child.exitcode:
+            how = f"exited unexpectedly with exit code {code}"
+            if code < 0:
+                how = f"is killed by signal: {signal.strsignal(-code)}"
+            return f"DataLoader worker (pid {child.pid}) {how}"
+    return None
 
 
 def _look(overdue: weakref.ref[Overdue]) -> None:
