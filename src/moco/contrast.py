@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from moco.dictionaries import Dictionary
 from moco.distributed import deal_rows, shuffled_order, world_size
-from moco.info_nce import PretextScores, info_nce, pretext_scores
+from moco.info_nce import PretextScores
+from moco.info_nce_paths import score
 
 KeySource = Literal["momentum_encoder", "query_encoder", "query_itself"]
 Seed = tuple[int, int, int]
@@ -111,9 +112,15 @@ class Contrast(nn.Module):
         queries = F.normalize(self.predictor(self.encoder(query_view)), dim=1)
         keys = self.encode_keys(key_view, queries, seed)
         positives, negatives, negative_ids = self.dictionary.look_up(keys, image_ids, seed)
-        ids = {"query_ids": image_ids, "negative_ids": negative_ids}
-        loss = info_nce(queries, positives, negatives, self.temperature, **ids)
-        return Contrasted(loss, keys, pretext_scores(queries, positives, negatives, **ids))
+        loss, scores = score(
+            queries,
+            positives,
+            negatives,
+            self.temperature,
+            query_ids=image_ids,
+            negative_ids=negative_ids,
+        )
+        return Contrasted(loss, keys, scores)
 
     def encode_keys(self, view: Tensor, queries: Tensor, seed: Seed) -> Tensor:
         """Return unit keys [N, C] for a view, from where this method takes them."""

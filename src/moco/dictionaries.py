@@ -26,8 +26,9 @@ class Found(NamedTuple):
     """[N, C], row i is the key of query i's image."""
     negatives: Tensor
     """[M, C]"""
-    negative_ids: Tensor
-    """[M] image ids; `NO_IMAGE` for rows that every query counts, `NO_KEY` for none."""
+    negative_ids: Tensor | None
+    """[M] image ids; `NO_IMAGE` for rows that every query counts, `NO_KEY` for none. None: every
+    query counts them all."""
 
 
 class Dictionary(Protocol):
@@ -78,7 +79,7 @@ class Queue(nn.Module):
         super().__init__()
         if size < 1:
             raise ValueError(f"queue size must be at least 1, got {size}")
-        self.exclude_same_image = exclude_same_image
+        self.exclude_same_image, self.filled_only = exclude_same_image, filled_only
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("image_ids", torch.full((size,), NO_KEY if filled_only else NO_IMAGE))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
@@ -87,7 +88,8 @@ class Queue(nn.Module):
         """Return the batch's own keys as positives and the whole queue as negatives."""
         if self.exclude_same_image:
             return Found(keys, self.keys, self.image_ids)
-        return Found(keys, self.keys, self.image_ids.clamp(max=NO_IMAGE))
+        ids = self.image_ids.clamp(max=NO_IMAGE) if self.filled_only else None
+        return Found(keys, self.keys, ids)
 
     @torch.no_grad()
     def store(self, keys: Tensor, image_ids: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The InfoNCE loss: a pure function of queries, positives and negatives.
 
-Letters: N queries, M negatives, C embedding size. It knows no queue, no process and no device, so a
-faster form can replace it without touching the algorithm.
+Letters: N queries, M negatives, C embedding size. It knows no queue, no process and no device. This
+is the definition; `info_nce_paths.score` gives the same figures in less time and memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def info_nce(
     temperature: float,
     *,
     query_ids: Tensor,
-    negative_ids: Tensor,
+    negative_ids: Tensor | None,
 ) -> Tensor:
     """Return the mean InfoNCE loss (MoCo v1, Eq. 1): find each query's key among M other keys.
 
@@ -38,14 +38,12 @@ def info_nce(
         temperature: tau, above 0; divides every logit, the positive's too.
         query_ids: [N] image ids.
         negative_ids: [M] image ids; `NO_IMAGE` makes the row a negative for all queries, `NO_KEY`
-            for none.
+            for none. None: every row counts for every query.
 
     Raises:
         ValueError: The shapes do not fit, or the temperature is not above 0.
     """
-    _check_shapes(queries, positives, negatives, query_ids, negative_ids)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    check_inputs(queries, positives, negatives, temperature, query_ids, negative_ids)
     to_positive, to_negatives = similarities(
         queries, positives, negatives, query_ids=query_ids, negative_ids=negative_ids
     )
@@ -59,13 +57,20 @@ def similarities(
     negatives: Tensor,
     *,
     query_ids: Tensor,
-    negative_ids: Tensor,
+    negative_ids: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return cosines to the positive [N, 1] and negatives [N, M], -inf for the same image."""
     to_positive = (queries * positives).sum(dim=1, keepdim=True)
-    left_out = (query_ids[:, None] == negative_ids) | (negative_ids == NO_KEY)
-    to_negatives = (queries @ negatives.T).masked_fill(left_out, float("-inf"))
+    to_negatives = queries @ negatives.to(queries.dtype).T
+    if negative_ids is not None:
+        left_out = are_left_out(query_ids, negative_ids)
+        to_negatives = to_negatives.masked_fill(left_out, float("-inf"))
     return to_positive, to_negatives
+
+
+def are_left_out(query_ids: Tensor, negative_ids: Tensor) -> Tensor:
+    """Return [N, M] booleans: rows of the query's own image, and rows that hold no key."""
+    return (query_ids[:, None] == negative_ids) | (negative_ids == NO_KEY)
 
 
 class PretextScores(NamedTuple):
@@ -86,7 +91,7 @@ def pretext_scores(
     negatives: Tensor,
     *,
     query_ids: Tensor,
-    negative_ids: Tensor,
+    negative_ids: Tensor | None,
 ) -> PretextScores:
     """Return the pretext task's scores as scalars on the device; inputs as for `info_nce`."""
     to_positive, to_negatives = similarities(
@@ -98,9 +103,19 @@ def pretext_scores(
     return PretextScores(to_positive.mean(), of_each_query.mean(), found.to(queries.dtype).mean())
 
 
-def _check_shapes(
-    queries: Tensor, positives: Tensor, negatives: Tensor, query_ids: Tensor, negative_ids: Tensor
+def check_inputs(
+    queries: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    query_ids: Tensor,
+    negative_ids: Tensor | None,
 ) -> None:
+    """Refuse what is no input of the loss.
+
+    Raises:
+        ValueError: The shapes do not fit, or the temperature is not above 0.
+    """
     if queries.ndim != 2 or positives.shape != queries.shape:
         raise ValueError(
             f"queries and positives must both be [N, C], got {list(queries.shape)} "
@@ -108,8 +123,12 @@ def _check_shapes(
         )
     if negatives.ndim != 2 or negatives.shape[1] != queries.shape[1]:
         raise ValueError(f"negatives must be [M, {queries.shape[1]}], got {list(negatives.shape)}")
-    if query_ids.shape != queries.shape[:1] or negative_ids.shape != negatives.shape[:1]:
+    one_each = negative_ids is None or negative_ids.shape == negatives.shape[:1]
+    if query_ids.shape != queries.shape[:1] or not one_each:
         raise ValueError(
-            f"ids must be one per row, got {list(query_ids.shape)} for {len(queries)} queries "
-            f"and {list(negative_ids.shape)} for {len(negatives)} negatives"
+            f"ids must be one per row, got {list(query_ids.shape)} for {len(queries)} queries and "
+            f"{list(negative_ids.shape) if negative_ids is not None else None} for "
+            f"{len(negatives)} negatives"
         )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
