@@ -12,6 +12,8 @@ from torch import Tensor
 from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.info_nce import NO_IMAGE, NO_KEY, info_nce
 
+TAKEN = torch.tensor(True)
+
 
 def batch(first_id: int, rows: int) -> tuple[Tensor, Tensor]:
     """Return keys that tell their image id, and the ids."""
@@ -37,7 +39,7 @@ def test_holds_what_a_plain_first_in_first_out_list_holds(size: int, batches: li
     stored = 0
     for rows in batches:
         keys, image_ids = batch(stored, rows)
-        queue.store(keys, image_ids)
+        queue.store(keys, image_ids, TAKEN)
         plain.extend(zip(keys.tolist(), image_ids.tolist(), strict=True))
         stored += rows
         oldest_first = [(slot + int(queue.next_slot)) % size for slot in range(size)]
@@ -50,8 +52,8 @@ def test_holds_what_a_plain_first_in_first_out_list_holds(size: int, batches: li
 
 def test_wraps_in_the_middle_of_a_batch_and_drops_no_key() -> None:
     queue = Queue(5, 2)
-    queue.store(*batch(0, 3))
-    queue.store(*batch(3, 4))
+    queue.store(*batch(0, 3), TAKEN)
+    queue.store(*batch(3, 4), TAKEN)
     assert queue.image_ids.tolist() == [5, 6, 2, 3, 4]
     assert queue.keys[:, 0].tolist() == [5, 6, 2, 3, 4]
     assert int(queue.next_slot) == 2
@@ -69,12 +71,12 @@ def test_starts_full_of_unit_vectors_from_no_image() -> None:
 
 def test_goes_on_identically_from_its_state_dict() -> None:
     queue, restored = Queue(7, 2), Queue(7, 2)
-    queue.store(*batch(0, 5))
+    queue.store(*batch(0, 5), TAKEN)
     saved = state(queue)
     assert set(saved) == {"keys", "image_ids", "next_slot"}
     restored.load_state_dict(saved)
     for each in (queue, restored):
-        each.store(*batch(5, 4))
+        each.store(*batch(5, 4), TAKEN)
     assert_same_state(state(queue), state(restored))
     assert queue.image_ids.tolist() == [7, 8, 2, 3, 4, 5, 6]
 
@@ -84,7 +86,7 @@ def test_look_up_offers_own_keys_and_the_whole_queue_and_changes_nothing(
     exclude_same_image: bool,
 ) -> None:
     queue = Queue(6, 2, exclude_same_image=exclude_same_image)
-    queue.store(*batch(20, 4))
+    queue.store(*batch(20, 4), TAKEN)
     before = state(queue)
     keys, image_ids = batch(22, 3)
     found = queue.look_up(keys, image_ids, (0, 0, 0))
@@ -98,11 +100,25 @@ def test_look_up_offers_own_keys_and_the_whole_queue_and_changes_nothing(
     assert_same_state(state(queue), before)
 
 
+@pytest.mark.parametrize("size", [4, 40])
+def test_a_step_that_is_not_taken_stores_nothing(size: int) -> None:
+    not_taken = torch.tensor(False)
+    queue, bank = Queue(size, 2), MemoryBank(9, 2, negatives=3, bank_momentum=0.5)
+    keys, image_ids = batch(0, 6)
+    for dictionary in (queue, bank):
+        before = state(dictionary)
+        dictionary.store(keys * torch.nan, image_ids, not_taken)
+        assert_same_state(state(dictionary), before)
+        dictionary.store(keys, image_ids, TAKEN)
+        for name, value in state(dictionary).items():
+            assert not torch.equal(value, before[name])
+
+
 def test_stores_values_without_gradient_in_its_own_type() -> None:
     queue = Queue(4, 2)
     keys, image_ids = batch(0, 3)
     keys = keys.double().requires_grad_()
-    queue.store(keys, image_ids)
+    queue.store(keys, image_ids, TAKEN)
     with torch.no_grad():
         keys.zero_()  # the queue holds its own copy
     assert queue.keys.dtype == torch.float32
@@ -119,7 +135,7 @@ def test_only_filled_slots_count_when_asked() -> None:
     torch.manual_seed(0)
     queue = Queue(6, 4, filled_only=True)
     keys = torch.nn.functional.normalize(torch.randn(4, 4), dim=1)
-    queue.store(keys, torch.arange(4))
+    queue.store(keys, torch.arange(4), TAKEN)
     queries, ids = keys.flip(0), torch.tensor([10, 11, 12, 13])
     found = queue.look_up(queries, ids, (0, 0, 0))
     assert found.negative_ids.tolist() == [NO_IMAGE] * 4 + [NO_KEY] * 2
@@ -130,14 +146,14 @@ def test_only_filled_slots_count_when_asked() -> None:
         queries, queries, keys, 0.2, query_ids=ids, negative_ids=torch.full((4,), NO_IMAGE)
     )
     torch.testing.assert_close(loss, of_four)
-    queue.store(keys, torch.arange(4, 8))  # wraps: now all hold keys
+    queue.store(keys, torch.arange(4, 8), TAKEN)  # wraps: now all hold keys
     assert NO_KEY not in queue.look_up(queries, ids, (0, 0, 0)).negative_ids
     assert queue.image_ids.tolist() == [6, 7, 2, 3, 4, 5]
 
 
 def test_filled_only_goes_with_exclusion() -> None:
     queue = Queue(5, 2, filled_only=True, exclude_same_image=True)
-    queue.store(*batch(20, 3))
+    queue.store(*batch(20, 3), TAKEN)
     found = queue.look_up(*batch(22, 3), (0, 0, 0))
     assert found.negative_ids.tolist() == [20, 21, 22, NO_KEY, NO_KEY]
 
@@ -159,7 +175,7 @@ def test_the_batch_is_its_own_dictionary_and_forgets_at_once() -> None:
     assert torch.equal(found.negatives, keys)
     assert found.negatives.requires_grad
     assert found.negative_ids.tolist() == [4, 5, 6]
-    dictionary.store(keys, image_ids)
+    dictionary.store(keys, image_ids, TAKEN)
     assert not dictionary.state_dict()
 
 
@@ -211,7 +227,7 @@ def test_bank_keeps_its_share_of_the_old_vector() -> None:
     bank = MemoryBank(4, 2, negatives=1, bank_momentum=0.3)
     bank.vectors.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]]))
     keys = torch.tensor([[0.0, 1], [1, 0]], requires_grad=True)
-    bank.store(keys.double(), torch.tensor([2, 1]))
+    bank.store(keys.double(), torch.tensor([2, 1]), TAKEN)
     length = (0.3**2 + 0.7**2) ** 0.5
     expected = [[1, 0], [0.7 / length, 0.3 / length], [0.3 / length, 0.7 / length], [0, 1]]
     torch.testing.assert_close(bank.vectors, torch.tensor(expected))

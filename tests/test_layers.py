@@ -22,7 +22,7 @@ LAYERS = [
     {"recipes", "recipe_files", "small", "contrast", "encoders", "library_models", "watchdog"},
     {"cpu_kernels"},
     {"checkpoint", "device", "evaluation", "fitting", "recipe_yaml", "recipe_words"},
-    {"build", "found_recipe", "continuation", "saving"},
+    {"build", "found_recipe", "continuation", "saving", "step_figures"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data", "data_tools", "benchmark", "found_model"},

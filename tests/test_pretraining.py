@@ -49,9 +49,11 @@ def test_each_step_has_its_values(
         losses.append(contrasted.loss.item())
         return contrasted
 
-    def see_advance(contrast: Contrast, keys: Tensor, image_ids: Tensor, m: float) -> None:
+    def see_advance(
+        contrast: Contrast, keys: Tensor, image_ids: Tensor, m: float, taken: Tensor
+    ) -> None:
         key_momenta.append(m)
-        advance(contrast, keys, image_ids, m)
+        advance(contrast, keys, image_ids, m, taken)
 
     def see_rate(optimizer: Any, rate: float) -> None:
         rates.append(rate)

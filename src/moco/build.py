@@ -162,7 +162,11 @@ def build_optimizer(spec: OptimizerSpec, contrast: Contrast) -> Optimizer:
     rate, decay, momentum = spec.learning_rate, spec.weight_decay, spec.sgd_momentum
     match spec.algorithm:
         case "sgd":
-            return SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, fused=True)
+            optimizer = SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, fused=True)
+            if momentum:  # or a first step that is left out would leave them undefined
+                for weight in weights:
+                    optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            return optimizer
         case "adamw":
             return AdamW(weights, lr=rate, weight_decay=decay, fused=True)
         case "lars":

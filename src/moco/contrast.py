@@ -142,7 +142,9 @@ class Contrast(nn.Module):
         return F.normalize(deal_rows(keys, order.argsort()), dim=1)
 
     @torch.no_grad()
-    def advance(self, keys: Tensor, image_ids: Tensor, key_momentum: float) -> None:
+    def advance(
+        self, keys: Tensor, image_ids: Tensor, key_momentum: float, taken: Tensor | None = None
+    ) -> None:
         """After the optimizer's step: key weights follow the query's (Eq. 2), keys are stored.
 
         Only parameters are averaged; the key encoder keeps its own batch-norm statistics.
@@ -151,10 +153,14 @@ class Contrast(nn.Module):
             keys: as `forward` returned them.
             image_ids: [N], as given to `forward`.
             key_momentum: m, the share of the old key weights that is kept, 0 to 1.
+            taken: boolean scalar on the device; where it does not hold, nothing changes.
         """
+        if taken is None:
+            taken = torch.ones((), dtype=torch.bool, device=keys.device)
         if self.keys_from == "momentum_encoder":
+            new_share = taken.to(keys.dtype) * (1.0 - key_momentum)
             pairs = zip(self.key_encoder.parameters(), self.encoder.parameters(), strict=True)
             for key_weight, query_weight in pairs:
-                key_weight.lerp_(query_weight, 1.0 - key_momentum)
+                key_weight.lerp_(query_weight, new_share.to(key_weight.dtype))
         for keys_of_one_view in keys.chunk(len(keys) // len(image_ids)):
-            self.dictionary.store(keys_of_one_view, image_ids)
+            self.dictionary.store(keys_of_one_view, image_ids, taken)

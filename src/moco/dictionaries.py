@@ -44,8 +44,12 @@ class Dictionary(Protocol):
         """
         ...
 
-    def store(self, keys: Tensor, image_ids: Tensor) -> None:
-        """Take in the batch's keys [N, C] and their image ids [N], after the optimizer's step."""
+    def store(self, keys: Tensor, image_ids: Tensor, taken: Tensor) -> None:
+        """Take in the batch's keys [N, C] and their image ids [N], after the optimizer's step.
+
+        Args:
+            taken: boolean scalar on the device; where it does not hold, nothing changes.
+        """
         ...
 
 
@@ -92,15 +96,16 @@ class Queue(nn.Module):
         return Found(keys, self.keys, ids)
 
     @torch.no_grad()
-    def store(self, keys: Tensor, image_ids: Tensor) -> None:
+    def store(self, keys: Tensor, image_ids: Tensor, taken: Tensor) -> None:
         """Put the keys of all processes over the oldest ones, in rank order."""
         keys, image_ids = gather_rows(keys.detach()), gather_rows(image_ids)
         size = len(self.keys)
         slots = (self.next_slot + torch.arange(len(keys), device=keys.device)) % size
-        newest = slice(-size, None)  # a batch larger than the queue leaves only its newest keys
-        self.keys[slots[newest]] = keys[newest].to(self.keys.dtype)
-        self.image_ids[slots[newest]] = image_ids[newest]
-        self.next_slot.copy_((self.next_slot + len(keys)) % size)
+        slots, newest = slots[-size:], slice(-size, None)  # of a larger batch the newest alone
+        new_keys = keys[newest].to(self.keys.dtype)
+        self.keys[slots] = torch.where(taken, new_keys, self.keys[slots])
+        self.image_ids[slots] = torch.where(taken, image_ids[newest], self.image_ids[slots])
+        self.next_slot.copy_((self.next_slot + taken * len(keys)) % size)
 
 
 class InBatch(nn.Module):
@@ -114,7 +119,7 @@ class InBatch(nn.Module):
         """Return the batch's own keys as positives and those of all processes as negatives."""
         return Found(keys, gather_rows(keys), gather_rows(image_ids))
 
-    def store(self, keys: Tensor, image_ids: Tensor) -> None:
+    def store(self, keys: Tensor, image_ids: Tensor, taken: Tensor) -> None:
         """Keep nothing."""
 
 
@@ -151,8 +156,9 @@ class MemoryBank(nn.Module):
         return Found(self.vectors[image_ids], self.vectors[drawn], drawn)
 
     @torch.no_grad()
-    def store(self, keys: Tensor, image_ids: Tensor) -> None:
+    def store(self, keys: Tensor, image_ids: Tensor, taken: Tensor) -> None:
         """Move the images' vectors towards the keys of all processes, unit length again."""
         keys, image_ids = gather_rows(keys.detach()), gather_rows(image_ids)
-        moved = torch.lerp(keys.to(self.vectors.dtype), self.vectors[image_ids], self.bank_momentum)
-        self.vectors[image_ids] = F.normalize(moved, dim=1)
+        before = self.vectors[image_ids]
+        moved = torch.lerp(keys.to(before.dtype), before, self.bank_momentum)
+        self.vectors[image_ids] = torch.where(taken, F.normalize(moved, dim=1), before)

@@ -63,6 +63,15 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return mean / world_size()
 
 
+def true_everywhere(flag: Tensor) -> Tensor:
+    """Return whether the boolean scalar holds in every process; nobody waits for the device."""
+    if world_size() == 1:
+        return flag
+    agreed = flag.to(torch.int32)
+    dist.all_reduce(agreed, dist.ReduceOp.MIN)
+    return agreed.bool()
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:

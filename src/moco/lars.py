@@ -21,7 +21,8 @@ class LARS(Optimizer):
     Weights of two or more dimensions are decayed, then their gradient is scaled to `trust` times
     the weight's length (left as it is when either length is 0). Biases and batch norm, of one
     dimension or none, move by their plain gradient. Weights without a gradient stay. A step never
-    waits for the device.
+    waits for the device. Where an attribute `found_inf`, a scalar on the device, is not 0, a step
+    changes nothing.
 
     Args:
         weights: float32 or float64, or groups of them as torch's optimizers take.
@@ -72,22 +73,31 @@ class LARS(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf = getattr(self, "found_inf", None)  # as torch's fused optimizers take it
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group)
+                    self._move(weight, weight.grad, group, found_inf)
         return loss
 
-    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(
+        self, weight: Tensor, gradient: Tensor, group: dict[str, Any], found_inf: Tensor | None
+    ) -> None:
         if weight.ndim > 1:
             gradient = gradient.add(weight, alpha=group["weight_decay"])
             gradient = gradient * trust_ratio(weight, gradient, group["trust"])
         state = self.state[weight]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(weight)
-        velocity = state["velocity"].mul_(group["sgd_momentum"]).add_(gradient)
+        velocity: Tensor = state["velocity"]
+        moved = velocity * group["sgd_momentum"] + gradient
+        change = moved
+        if found_inf is not None:
+            stays = found_inf > 0
+            moved, change = torch.where(stays, velocity, moved), torch.where(stays, 0.0, moved)
+        velocity.copy_(moved)
         # The rate is outside the velocity: a new rate holds for past gradients too.
-        weight.sub_(velocity, alpha=group["lr"])
+        weight.sub_(change, alpha=group["lr"])
 
 
 def trust_ratio(weight: Tensor, gradient: Tensor, trust: float) -> Tensor:

@@ -1,23 +1,27 @@
 """Steps whose numbers went wrong: recognized in time, left out in all processes, counted.
 
 One NaN that reaches the weights, the queue or a running average ends a run of days. A step with a
-loss or a gradient that is not finite is therefore not taken at all.
+loss or a gradient that is not finite is therefore not taken at all. Whether it is decided on the
+device, so that no step waits to be told.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from moco.processes import largest
+from moco.distributed import true_everywhere
 
 MOST_IN_A_ROW = 3
 """So many steps left out one after the other end the run: it will not recover."""
+EVEN = 64
+"""Entries between the addresses of joined tensors: kernels read faster from even ones."""
 
 
 @dataclass
@@ -42,15 +46,26 @@ class LeftOut:
         return LeftOut(int(state["total"]), int(state["in_a_row"]))
 
 
-def is_finite_everywhere(loss: Tensor, weights: Iterable[Tensor]) -> bool:
-    """Say whether the loss and all gradients are finite numbers in every process.
+def is_finite_everywhere(loss: Tensor, weights: Iterable[Tensor]) -> Tensor:
+    """Return whether the loss and all gradients are finite numbers in every process.
 
-    The same answer in all of them, so that all take the step or none does. Waits for the device.
+    A boolean scalar on the device, the same in all processes, so that all take the step or none
+    does. Nobody waits for it: see `step_if`.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     entries = torch._foreach_norm(gradients, math.inf)  # the largest entry of each, NaN if one is
     figures = torch.stack([loss.detach().float(), *(entry.float() for entry in entries)])
-    return not any(largest([int(not figures.isfinite().all())]))
+    return true_everywhere(figures.isfinite().all())
+
+
+def step_if(taken: Tensor, optimizer: Optimizer) -> None:
+    """Let the optimizer take its step where `taken` holds; else it leaves all as it is.
+
+    Torch's fused optimizers and `LARS` look for the attribute on the device, as torch's own
+    gradient scaler sets it.
+    """
+    optimizer.found_inf = (~taken).to(torch.float32)  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def finite_or_none(value: float) -> float | None:
@@ -61,6 +76,8 @@ def finite_or_none(value: float) -> float | None:
 class KeptBuffers:
     """What a forward pass moves by itself, running statistics, to put back if it was in vain.
 
+    Makes the buffers of one type views of one piece of memory, so that keeping them is one copy.
+
     Args:
         module: its buffers, but for those of `beside`, are kept; they must stay the same tensors.
         beside: a part that a forward pass leaves alone, and that may be large: the dictionary.
@@ -68,7 +85,11 @@ class KeptBuffers:
 
     def __init__(self, module: nn.Module, beside: object) -> None:
         others = {id(value) for value in beside.buffers()} if isinstance(beside, nn.Module) else ()
-        self._own = [value for value in module.buffers() if id(value) not in others]
+        alike: dict[torch.dtype, list[Tensor]] = {}
+        for value in module.buffers():
+            if id(value) not in others:
+                alike.setdefault(value.dtype, []).append(value)
+        self._own = [joined(values) for values in alike.values()]
         self._kept = [value.clone() for value in self._own]
 
     def keep(self) -> None:
@@ -76,7 +97,18 @@ class KeptBuffers:
         for kept, value in zip(self._kept, self._own, strict=True):
             kept.copy_(value)
 
-    def put_back(self) -> None:
-        """Make them as they were."""
+    def put_back(self, *, unless: Tensor) -> None:
+        """Make them as they were, unless the boolean scalar holds; waits for nothing."""
         for kept, value in zip(self._kept, self._own, strict=True):
-            value.copy_(kept)
+            value.copy_(torch.where(unless, value, kept))
+
+
+def joined(values: Sequence[Tensor]) -> Tensor:
+    """Return one tensor whose parts the values become, each at an address as even as its own."""
+    sizes = [-(-value.numel() // EVEN) * EVEN for value in values]
+    whole = values[0].new_zeros(sum(sizes))
+    for value, room in zip(values, torch.split(whole, sizes), strict=True):
+        part = room[: value.numel()].view(value.shape)
+        part.copy_(value)
+        value.data = part
+    return whole

@@ -20,7 +20,7 @@ from moco.device import shared_cpu
 from moco.distributed import rank
 from moco.errors import InterruptedRunError, MocoError, StorageError
 from moco.evaluation.monitor import knn_monitor
-from moco.nonfinite import KeptBuffers, is_finite_everywhere
+from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
 from moco.plan import Plan, make_plan
 from moco.plan_batches import load_plan, watch_over
 from moco.processes import (
@@ -33,6 +33,7 @@ from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
 from moco.specs import BAD_LIMIT
+from moco.step_figures import Unread
 from moco.watchdog import Watch
 
 READ_EVERY_STEPS = 20
@@ -229,27 +230,25 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
         loss = recipe.loss_scale * loss
         optimizer.zero_grad()
         loss.backward()
-        is_finite = is_finite_everywhere(loss, contrast.parameters())
+        taken = is_finite_everywhere(loss, contrast.parameters())  # else as if it had never been
         # of the next step: the official code moves the key encoder at that step's start
         key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
-        if is_finite:
-            optimizer.step()
-            contrast.advance(keys, image_ids, key_momentum)
-            average_statistics(contrast)
-        else:  # as if the step had never been
-            before.put_back()
+        step_if(taken, optimizer)
+        contrast.advance(keys, image_ids, key_momentum, taken)
+        average_statistics(contrast)
+        before.put_back(unless=taken)
 
         session.step = batch.step + 1
-        session.left_out.count(is_finite=is_finite)
-        row = {
-            "step": batch.step,
-            "epoch": batch.step // plan.steps_per_epoch,
-            "learning_rate": learning_rate,
-            "key_momentum": key_momentum,
-        }
-        session.unread.append((row, torch.stack([loss.detach(), *scores])))
-        if not is_finite:
-            session.leave_out(batch.step, batch.image_ids)
+        session.unread.append(
+            Unread(
+                batch.step,
+                batch.step // plan.steps_per_epoch,
+                learning_rate,
+                key_momentum,
+                torch.stack([loss.detach(), *scores, taken.to(loss.dtype)]),
+                batch.image_ids,
+            )
+        )
         after_step(session, batch, stop)
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moco.checkpoint import Checkpoint, save_checkpoint
+from moco.distributed import rank
+from moco.processes import gather_lists
 
 
 class Saver:
@@ -85,3 +88,17 @@ def copied(state: Any) -> Any:
     if isinstance(state, list | tuple):
         return type(state)(copied(value) for value in state)
     return state
+
+
+def random_states(own: Tensor) -> Tensor:
+    """Return the random states of all processes, a row each, for the checkpoint."""
+    return torch.tensor(gather_lists([own.tolist()]), dtype=torch.uint8)
+
+
+def own_random_state(train_state: Mapping[str, Any], kind: str) -> Tensor | None:
+    """Return this process's random state, None where as many processes did not run before."""
+    states = train_state.get(f"{kind}_random_state")
+    if states is None:
+        return None
+    rows: Tensor = states.view(-1, states.shape[-1])
+    return rows[rank()].clone() if rank() < len(rows) else None  # torch crashes on a slice

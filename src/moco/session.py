@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +18,13 @@ from moco.distributed import mean_over_processes, rank
 from moco.encoders import Encoder
 from moco.errors import CheckpointError, DataError, DivergedError, FailedElsewhereError
 from moco.health import HealthWatch
-from moco.nonfinite import MOST_IN_A_ROW, LeftOut, finite_or_none
+from moco.nonfinite import MOST_IN_A_ROW, LeftOut
 from moco.plan import Plan
 from moco.processes import gather_lists, largest, together, unhurried
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
-from moco.saving import Saver
+from moco.saving import Saver, own_random_state, random_states
+from moco.step_figures import Unread
 
 SAVE_EVERY_SECONDS = 600.0
 FIRST_NAMES = 20
@@ -48,7 +48,7 @@ class Session:
     monitor: Monitor | None
     step: int = 0
     """Steps done."""
-    unread: list[tuple[dict[str, float], Tensor]] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
     read_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = -1
@@ -192,11 +192,7 @@ class Session:
         )
 
     def leave_out(self, step: int, image_ids: Tensor) -> None:
-        """Tell and record a step that was not taken, with the images of all its processes.
-
-        Raises:
-            DivergedError: It is the third in a row.
-        """
+        """Tell and record a step that was not taken, with the images of all its processes."""
         ids = gather_lists(image_ids.tolist())
         names = [self.plan.images.name(image_id) for image_id in ids]
         epoch = step // self.plan.steps_per_epoch
@@ -207,14 +203,6 @@ class Session:
             f"step {step} left out: its loss or a gradient is not a finite number; its images are "
             f"in {self.plan.run / 'skipped_steps.jsonl'}"
         )
-        if self.left_out.in_a_row < MOST_IN_A_ROW:
-            return
-        self.read_figures()
-        raise DivergedError(
-            f"the loss or a gradient was not a finite number in {MOST_IN_A_ROW} steps in a row, "
-            f"{step - MOST_IN_A_ROW + 1} to {step}; lower optimizer.learning_rate; checkpoints "
-            "before it are kept"
-        )
 
     def at_epoch_end(self) -> bool:
         """Say whether the step just done was its epoch's last."""
@@ -224,29 +212,20 @@ class Session:
         """Bring the figures of the steps since the last reading to metrics.jsonl.
 
         Those of a step that was left out are null where they are no finite numbers.
+
+        Raises:
+            DivergedError: Three steps in a row were left out.
         """
         if not self.unread:
             return
-        figures = mean_over_processes(torch.stack([figures for _, figures in self.unread]))
+        steps, self.unread = self.unread, []
+        figures = mean_over_processes(torch.stack([step.figures for step in steps]))
         values = figures.tolist()  # waits for the device
+        diverged = self.count_left_out(steps, [taken > 0 for *_, taken in values])
         now = time.monotonic()
-        rate = len(self.unread) * self.plan.recipe.batch_size / max(now - self.read_at, 1e-9)
-        rows: list[dict[str, Any]] = []
-        for (row, _), (loss, positive, negative, top1) in zip(self.unread, values, strict=True):
-            rows.append(
-                {
-                    "step": row["step"],
-                    "epoch": row["epoch"],
-                    "loss": finite_or_none(loss),
-                    "learning_rate": row["learning_rate"],
-                    "key_momentum": row["key_momentum"],
-                    "positive_similarity": finite_or_none(positive),
-                    "negative_similarity": finite_or_none(negative),
-                    "pretext_top1": top1 if math.isfinite(loss) else None,
-                    "images_per_second": round(rate, 1),
-                }
-            )
-        self.unread, self.read_at = [], now
+        rate = len(steps) * self.plan.recipe.batch_size / max(now - self.read_at, 1e-9)
+        rows = [step.as_row(figures, rate) for step, figures in zip(steps, values, strict=True)]
+        self.read_at = now
         rows[-1].update(extra or {})
         self.directory.append_metrics(rows)
         self.status("running")
@@ -255,6 +234,23 @@ class Session:
         stored = (self.step - self.left_out.total) * self.plan.recipe.batch_size * views
         for line in self.health.look(rows, self.contrast.dictionary, stored):
             self.report.note(line)
+        if diverged is not None:
+            raise DivergedError(
+                f"the loss or a gradient was not a finite number in {MOST_IN_A_ROW} steps in a "
+                f"row, {diverged - MOST_IN_A_ROW + 1} to {diverged}; lower "
+                "optimizer.learning_rate; checkpoints before it are kept"
+            )
+
+    def count_left_out(self, steps: Sequence[Unread], taken: Sequence[bool]) -> int | None:
+        """Count, tell and record the steps that were not taken; return the third in a row."""
+        diverged = None
+        for step, is_taken in zip(steps, taken, strict=True):
+            self.left_out.count(is_finite=is_taken)
+            if not is_taken:
+                self.leave_out(step.step, step.image_ids)
+            if self.left_out.in_a_row == MOST_IN_A_ROW:
+                diverged = step.step
+        return diverged
 
     @unhurried()
     def watch(self, monitor: Monitor) -> None:
@@ -283,17 +279,3 @@ class Session:
 def shortened(name: str) -> str:
     """Return a name of at most 80 characters, its end kept."""
     return name if len(name) <= 80 else f"...{name[-77:]}"
-
-
-def random_states(own: Tensor) -> Tensor:
-    """Return the random states of all processes, a row each, for the checkpoint."""
-    return torch.tensor(gather_lists([own.tolist()]), dtype=torch.uint8)
-
-
-def own_random_state(train_state: Mapping[str, Any], kind: str) -> Tensor | None:
-    """Return this process's random state, None where as many processes did not run before."""
-    states = train_state.get(f"{kind}_random_state")
-    if states is None:
-        return None
-    rows: Tensor = states.view(-1, states.shape[-1])
-    return rows[rank()].clone() if rank() < len(rows) else None  # torch crashes on a slice

@@ -106,7 +106,7 @@ def test_a_queue_that_stands_still_is_told(
 def test_a_queue_that_fills_is_as_empty_as_it_may_be(batches: int) -> None:
     queue = Queue(60, 4)
     for _ in range(batches):
-        queue.store(torch.randn(16, 4), torch.arange(16))
+        queue.store(torch.randn(16, 4), torch.arange(16), torch.tensor(True))
     assert sign_of_a_still_queue(queue, 16 * batches) is None
     assert (sign_of_a_still_queue(queue, 16 * batches + 16) is None) == (batches >= 4)
 

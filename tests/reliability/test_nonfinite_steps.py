@@ -17,7 +17,7 @@ from moco.checkpoint import load_newest
 from moco.data.batches import Batch
 from moco.distributed import rank
 from moco.errors import DivergedError, InterruptedRunError, MocoError
-from moco.nonfinite import LeftOut, is_finite_everywhere
+from moco.nonfinite import KeptBuffers, LeftOut, is_finite_everywhere
 from moco.plan import Plan, make_plan
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
@@ -222,7 +222,7 @@ def judge_with_one_loss_gone(gone: int) -> Tensor:
     weight = nn.Parameter(torch.ones(4))
     weight.grad = torch.ones(4)
     loss = torch.tensor(math.nan if rank() == gone else 1.0)
-    return torch.tensor(is_finite_everywhere(loss, [weight]))
+    return is_finite_everywhere(loss, [weight])
 
 
 def test_all_processes_judge_alike(run_processes: Callable[..., list[Any]]) -> None:
@@ -241,6 +241,44 @@ def test_the_largest_gradients_that_are_numbers_are_no_reason() -> None:
     weight.grad[2] = 0
     assert not is_finite_everywhere(torch.tensor(math.nan), [weight])
     assert not is_finite_everywhere(torch.tensor(math.inf), [weight, unused])
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "adamw", "lars"])
+def test_a_first_step_that_is_left_out_leaves_no_trace(
+    algorithm: str, photos: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    """The optimizer has no state yet, and must not take it up from memory that nobody wrote."""
+    recipe = set_fields(
+        recipe_of("moco-v2", tiny_settings), ["schedule=cosine", f"optimizer.algorithm={algorithm}"]
+    )
+    runs = []
+    for spoiled in ([0, 1], []):
+        with pytest.MonkeyPatch.context() as patch:
+            watch = Spoiled(patch, *spoiled)
+            pretraining.train(plan_of(photos, recipe, tmp_path / f"{len(spoiled)}"))
+        runs.append(watch.after)
+    of_two_left_out, plain = runs
+    assert differing(of_two_left_out[1], of_two_left_out[0]) == []
+    for name, value in of_two_left_out[2].items():  # the first step that is taken
+        if name.startswith("optimizer") and not name.endswith(" step"):
+            assert value.isfinite().all()
+            assert value.abs().max() < 100 * max(plain[2][name].abs().max(), 1e-3)
+
+
+def test_buffers_are_put_back_whatever_their_type_and_size() -> None:
+    module = nn.BatchNorm1d(5)
+    module.register_buffer("odd", torch.arange(7, dtype=torch.float64))
+    before = {name: value.clone() for name, value in module.named_buffers()}
+    kept = KeptBuffers(module, beside=None)
+    for taken in (False, True):
+        assert all(torch.equal(value, before[name]) for name, value in module.named_buffers())
+        kept.keep()
+        module(torch.full((4, 5), math.nan))
+        kept.put_back(unless=torch.tensor(taken))
+    assert module.running_mean is not None
+    assert module.running_mean.isnan().all()
+    assert module.num_batches_tracked == 1
+    assert all(value.data_ptr() % 16 == 0 for value in module.buffers())
 
 
 def test_a_good_step_ends_the_row() -> None:
