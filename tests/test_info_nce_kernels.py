@@ -197,6 +197,18 @@ def test_a_small_gradient_keeps_its_digits(temperature: float, gpu: ModuleType) 
     assert (errors <= 2e-7 / temperature * exact.grad.norm(dim=1)).all()
 
 
+@pytest.mark.parametrize("place", [0, 70, 149])
+def test_a_peak_anywhere_is_the_one_that_counts(place: int, gpu: ModuleType) -> None:
+    """Measured from another part's largest cosine, its weight is e ** 100 or more: infinite."""
+    inputs = made(5, 150, 64, peaked=False)
+    opposite = F.normalize(inputs.negatives / 4 - inputs.queries[2], dim=1)
+    opposite[place] = inputs.queries[2]
+    inputs = inputs._replace(positives=-inputs.queries, negatives=opposite)
+    assert gpu._cut(5, inputs.negatives).parts == 5
+    found = found_by(gpu, inputs, 0.01, masked=False)
+    check(found, defined(inputs, 0.01, masked=False), 0.01)
+
+
 def test_how_work_is_cut_changes_only_rounding(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

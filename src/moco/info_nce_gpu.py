@@ -180,14 +180,16 @@ def _sum_parts(
     options = {
         "PRECISION": "tf32x3" if on_tensor_cores else "ieee",
         "WIDEN": not queries.is_cuda,  # only Triton's interpreter takes what lies elsewhere
-        "TILE": shape.tile,
         "COLUMNS": shape.columns,
         "num_warps": WARPS,
         "num_stages": 2,
     }
     if not rows:
         return to_positive, pulls, figures
-    score_positives[(shape.row_blocks,)](queries, positives, to_positive, rows, columns, **options)
+    tile = _tile(positives.dtype, shape.columns)
+    score_positives[(triton.cdiv(rows, tile),)](
+        queries, positives, to_positive, rows, columns, TILE=tile, **options
+    )
     score_negatives[(shape.row_blocks * shape.parts,)](
         queries,
         negatives,
@@ -203,6 +205,7 @@ def _sum_parts(
         1.0 / (temperature * math.log(2.0)),
         NO_KEY=NO_KEY,
         HAS_IDS=negative_ids is not None,
+        TILE=shape.tile,
         **options,
     )
     return to_positive, pulls, figures
@@ -230,8 +233,7 @@ def _put_together(
 
 def _cut(rows: int, negatives: Tensor) -> Shape:
     columns = _padded(negatives.shape[1])
-    largest = LARGEST_TILE[negatives.dtype]
-    tile = max(SMALLEST_TILE, min(largest, largest * 128 // columns))
+    tile = _tile(negatives.dtype, columns)
     row_blocks = triton.cdiv(rows, tile)
     wanted = max(1, PROGRAMS // max(row_blocks, 1))
     tiles = triton.cdiv(len(negatives), tile)
@@ -239,6 +241,11 @@ def _cut(rows: int, negatives: Tensor) -> Shape:
     return Shape(
         tile, columns, row_blocks, max(1, triton.cdiv(len(negatives), part_keys)), part_keys
     )
+
+
+def _tile(dtype: torch.dtype, columns: int) -> int:
+    largest = LARGEST_TILE[dtype]
+    return max(SMALLEST_TILE, min(largest, largest * 128 // columns))
 
 
 def _padded(columns: int) -> int:
