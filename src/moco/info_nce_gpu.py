@@ -3,19 +3,20 @@
 Where positives and negatives carry no gradient, that of the queries is known in the forward pass:
 with p_j the softmax over the positive k+ and all negatives, it is (sum_j p_j k_j - k+) / (T N). So
 the forward keeps an [N, C] gradient and the backward scales it; no [N, M] matrix is in memory, only
-some parts' sums: about 9 MB, however large the dictionary. The queries are few and the negatives
-many, so that negatives are split over programs, whose sums are put together here.
+some parts' sums: 9 MB or the queries' size, however large the dictionary. The queries are few and
+the negatives many, so that negatives are split over programs, whose sums are put together here.
 
 Bounds, against `info_nce` in float64, are the rounding of a cosine over the temperature. Float32
 keys are multiplied in three products of TensorFloat-32 (in float32 beyond 256 columns), never in
-one: about 1e-7. Bfloat16 keys are multiplied as they are, by queries and weights split into two
-bfloat16, which keep 16 bits: at most 2 ** -16. Sums are float32 and measured from the largest
-cosine, and 1 - p of the positive is a sum, not a difference: neither a small temperature nor a
-positive that stands out loses more. A row whose negatives are all left out has loss and gradient 0.
+one: about 6e-7, as a product in float32. Bfloat16 keys are multiplied as they are, by queries and
+weights split into two bfloat16, which keep 16 bits: at most 2 ** -16. Sums are float32 and measured
+from the largest cosine, and 1 - p of the positive is a sum, not a difference: neither a small
+temperature nor a positive that stands out loses more. A row whose negatives are all left out has
+loss and gradient 0.
 
-Two calls give the same bits. A negative with the positive's bits gets the positive's cosine, bit
-by bit, for both go through the same product; so it is a tie, and ties are not found, where the
-plain definition leaves a tie to rounding.
+Two calls give the same bits. A negative of the positive's type and bits gets the positive's cosine
+bit by bit, for both go through the same product of tiles; so it is a tie, and ties are not found.
+The plain definition leaves such ties to rounding.
 
 Letters: N queries, M negatives, C embedding size, S parts of the negatives.
 """
@@ -36,7 +37,7 @@ from moco.info_nce_kernels import score_negatives, score_positives
 
 PROGRAMS = 264
 """About so many share the negatives: two for each processor of a large device."""
-WARPS = 8
+WARPS, STAGES = 8, 2
 SMALLEST_TILE = 16
 """What a product of tiles takes."""
 LARGEST_TILE = {torch.float32: 32, torch.bfloat16: 64}
@@ -176,13 +177,12 @@ def _sum_parts(
     to_positive = torch.empty(rows, dtype=torch.float32, device=queries.device)
     pulls = to_positive.new_empty((shape.parts, rows, columns))
     figures = to_positive.new_empty((shape.parts, 4, rows))
-    on_tensor_cores = shape.columns <= WIDEST_ON_TENSOR_CORES and torch.version.hip is None
     options = {
-        "PRECISION": "tf32x3" if on_tensor_cores else "ieee",
+        "PRECISION": _precision(shape.columns),
         "WIDEN": not queries.is_cuda,  # only Triton's interpreter takes what lies elsewhere
         "COLUMNS": shape.columns,
         "num_warps": WARPS,
-        "num_stages": 2,
+        "num_stages": STAGES,
     }
     if not rows:
         return to_positive, pulls, figures
@@ -241,6 +241,12 @@ def _cut(rows: int, negatives: Tensor) -> Shape:
     return Shape(
         tile, columns, row_blocks, max(1, triton.cdiv(len(negatives), part_keys)), part_keys
     )
+
+
+def _precision(columns: int) -> str:
+    """Say how float32 is multiplied; AMD's compiler knows no split into three."""
+    on_tensor_cores = columns <= WIDEST_ON_TENSOR_CORES and torch.version.hip is None
+    return "tf32x3" if on_tensor_cores else "ieee"
 
 
 def _tile(dtype: torch.dtype, columns: int) -> int:
