@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import moco.info_nce_chunks as chunks
-from moco.info_nce import NO_IMAGE, NO_KEY, PretextScores, info_nce, pretext_scores
+import moco.info_nce_paths as paths
+from moco.info_nce import NO_IMAGE, NO_KEY, PretextScores
 from moco.info_nce_chunks import score_in_chunks
-from moco.info_nce_paths import score
+from moco.info_nce_paths import path_for, score, score_by_definition
 
 Scored = tuple[Tensor, PretextScores]
 SHAPES = [
@@ -88,20 +90,6 @@ def case_of(shape: tuple[int, int, int], kind: str, mask: str) -> Case:
     return Case(queries, positives, negatives, query_ids, ids)
 
 
-def by_definition(
-    queries: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    temperature: float,
-    *,
-    query_ids: Tensor,
-    negative_ids: Tensor | None,
-) -> Scored:
-    inputs = queries, positives, negatives
-    loss = info_nce(*inputs, temperature, query_ids=query_ids, negative_ids=negative_ids)
-    return loss, pretext_scores(*inputs, query_ids=query_ids, negative_ids=negative_ids)
-
-
 @pytest.fixture(params=[7, 256], ids=["chunks of 7 keys", "chunks of 256 keys"])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(chunks, "FEWEST_KEYS", request.param)
@@ -118,7 +106,7 @@ def test_chunks_are_the_definition(
 ) -> None:
     for shape in SHAPES:
         case = case_of(shape, kind, mask)
-        exact = case.scored_by(by_definition, temperature, torch.float64)
+        exact = case.scored_by(score_by_definition, temperature, torch.float64)
         loss, gradient, scores = case.scored_by(score_in_chunks, temperature, dtype)
         # a cosine is off by a rounding of its sum; the temperature divides it
         unit = torch.finfo(dtype).eps * 8 / temperature
@@ -143,7 +131,7 @@ def test_keys_of_half_precision_cost_their_own_rounding_alone() -> None:
     case = case_of((33, 1000, 48), "peaked", "same images")
     rounded = case.negatives.bfloat16()
     whole = Case(case.queries, case.positives, rounded.double(), case.query_ids, case.negative_ids)
-    exact = whole.scored_by(by_definition, 0.07, torch.float64)
+    exact = whole.scored_by(score_by_definition, 0.07, torch.float64)
     loss, scores = score_in_chunks(
         case.queries.float(),
         case.positives.float(),
@@ -154,7 +142,7 @@ def test_keys_of_half_precision_cost_their_own_rounding_alone() -> None:
     )
     torch.testing.assert_close(loss.double(), exact[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores.negative_similarity.double(), exact[2][1], rtol=0, atol=1e-5)
-    from_all, own = case.scored_by(by_definition, 0.07, torch.float64)[0], loss.double()
+    from_all, own = case.scored_by(score_by_definition, 0.07, torch.float64)[0], loss.double()
     assert 1e-6 < abs(from_all - own) < 0.05  # 8 bits of a cosine
 
 
@@ -176,7 +164,7 @@ def test_keys_with_a_gradient_get_it(with_gradient: str) -> None:
     """End-to-end: what reaches the keys is the definition's."""
     case = case_of((6, 9, 5), "spread", "same images")
     found = []
-    for path in (by_definition, score):
+    for path in (score_by_definition, score):
         inputs = {
             name: getattr(case, name).clone().requires_grad_(name in ("queries", with_gradient))
             for name in ("queries", "positives", "negatives")
@@ -192,17 +180,50 @@ def test_keys_with_a_gradient_get_it(with_gradient: str) -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_keys_without_a_gradient_take_the_cheap_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-
-    def noted(*inputs: Tensor, **ids: Tensor) -> Scored:
-        taken.append(len(inputs))
-        return score_in_chunks(*inputs, **ids)
-
-    monkeypatch.setattr("moco.info_nce_paths.score_in_chunks", noted)
+def test_the_inputs_decide_which_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of((6, 9, 5), "spread", "none")
-    case.scored_by(score, 0.2, torch.float64)
-    assert taken
+    queries, keys = case.queries.requires_grad_(), case.positives.clone().requires_grad_()
+    assert path_for(queries, case.positives, case.negatives, None) is score_in_chunks
+    assert path_for(queries, keys, case.negatives, None) is score_by_definition
+
+    class Gpu:
+        score_in_kernels = object()
+
+        @staticmethod
+        def fits(*inputs: Tensor | None) -> bool:
+            return inputs[3] is None
+
+    monkeypatch.setattr(paths, "on_gpu", Gpu)
+    on_gpu = SimpleNamespace(requires_grad=True, is_cuda=True)
+    plain = SimpleNamespace(requires_grad=False)
+    assert path_for(on_gpu, plain, plain, None) is Gpu.score_in_kernels
+    assert path_for(on_gpu, plain, plain, torch.arange(9)) is score_in_chunks
+    assert path_for(on_gpu, plain, SimpleNamespace(requires_grad=True), None) is score_by_definition
+    monkeypatch.setattr(paths, "on_gpu", lambda: None)
+    assert path_for(on_gpu, plain, plain, None) is score_in_chunks
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_what_a_gpu_takes_is_the_definition(temperature: float, mask: str) -> None:
+    for shape in [*SHAPES, (256, 65536, 128)]:
+        case = case_of(shape, "spread", mask)
+        exact = case.scored_by(score_by_definition, temperature, torch.float64)
+        ids = None if case.negative_ids is None else case.negative_ids.cuda()
+        on_gpu = Case(
+            case.queries.cuda(),
+            case.positives.cuda(),
+            case.negatives.cuda(),
+            case.query_ids.cuda(),
+            ids,
+        )
+        loss, gradient, _ = on_gpu.scored_by(score, temperature, torch.float32)
+        unit = max(1e-5, 1e-6 / temperature)
+        torch.testing.assert_close(loss.double().cpu(), exact[0], rtol=unit, atol=unit)
+        scale = 1.0 / (temperature * shape[0])
+        torch.testing.assert_close(gradient.double().cpu(), exact[1], rtol=0, atol=unit * scale)
 
 
 def test_memory_does_not_grow_with_the_dictionary() -> None:
@@ -228,5 +249,5 @@ def test_memory_does_not_grow_with_the_dictionary() -> None:
                 most = max(most, held)
         return most
 
-    assert peak(by_definition) > 2 * count * others * 4
+    assert peak(score_by_definition) > 2 * count * others * 4
     assert peak(score_in_chunks) < 3 * chunks.CHUNK_ENTRIES * 4
