@@ -12,7 +12,7 @@ import moco
 LAYERS = [
     {
         *("errors", "schedules", "distributed", "info_nce", "lars", "plain_files", "roll_call"),
-        "pickle_builds",
+        *("pickle_builds", "prediction", "memory"),
     },
     {"batch_norm_kernels", "info_nce_kernels", "info_nce_chunks"},
     {"batch_norm_gpu", "info_nce_gpu"},
@@ -29,6 +29,7 @@ LAYERS = [
     {"session", "plan_batches", "evaluate"},
     {"pretraining", "demo"},
     {"time_trial"},
+    {"rehearsal"},
     {"studies"},
     {"report"},
     {"cli"},
@@ -43,6 +44,7 @@ WITHOUT_TORCH = [
     "schedules",
     "errors",
     "bad_limit",
+    "prediction",
     "small",
     "studies/__init__",
     "studies/spec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def watch_over(plan: Plan, run: Path | None = None) -> AbstractContextManager[Wa
 
 def load_plan(
     plan: Plan, *, start: int, stop: int, notes: ImageNotes | None = None
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield this process's share of the batches of steps `start` to `stop` - 1."""
     batches = Batches(
         plan.images,

@@ -1,12 +1,15 @@
-"""How fast a plan would train on this machine, from some steps that are thrown away."""
+"""Steps that are thrown away, to see how fast a plan would train on this machine."""
 
 from __future__ import annotations
 
 import time
 
+import torch
+from torch import Tensor
+
 from moco.build import build_optimizer
 from moco.contrast import Contrast
-from moco.data.batches import to_device
+from moco.data.batches import Batch, to_device
 from moco.device import shared_cpu
 from moco.plan import Plan
 from moco.plan_batches import load_plan, watch_over
@@ -17,27 +20,61 @@ TIMED_STEPS, TIMED_SECONDS = 40, 8.0
 """A forecast is made from so many steps, or so long."""
 
 
+class Stepper:
+    """Takes a plan's steps without keeping anything; all processes of a run call it alike."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.contrast = together(lambda: build_plan(plan)).train()
+        self._match_views = averaging_gradients(self.contrast)
+        self._optimizer = build_optimizer(plan.recipe.optimizer, self.contrast)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take a step on a batch, whose views become those that it was taken on.
+
+        Returns:
+            Its loss; a GPU may still be at work on it.
+        """
+        view_a, view_b, image_ids = to_device(batch, self.plan.recipe.views, self.plan.device)
+        loss, keys, _ = self._match_views(view_a, view_b, image_ids, batch.step)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self.contrast.advance(keys, image_ids, self.plan.recipe.key_momentum)
+        taken: Tensor = loss.detach()
+        return taken
+
+    def train_state(self) -> dict[str, object]:
+        """Return what a checkpoint holds of the optimizer."""
+        return self._optimizer.state_dict()
+
+
 def time_steps(plan: Plan) -> tuple[Contrast, float]:
     """Take some steps that are thrown away; return the contrast and images per second."""
-    contrast, recipe = together(lambda: build_plan(plan)).train(), plan.recipe
-    match_views = averaging_gradients(contrast)
-    optimizer = build_optimizer(recipe.optimizer, contrast)
+    stepper = Stepper(plan)
     steps, began = 0, time.monotonic()
     stop = min(TIMED_STEPS, plan.steps)
     with shared_cpu(plan.device, plan.workers), watch_over(plan) as watch:
         for batch in load_plan(plan, start=0, stop=stop, notes=watch.notes):
             watch.note(batch.step)
-            view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
-            loss, keys, _ = match_views(view_a, view_b, image_ids, batch.step)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            contrast.advance(keys, image_ids, recipe.key_momentum)
-            loss.item()  # waits for the device
+            stepper.step(batch).item()  # waits for the device
             if batch.step == 0 and plan.steps > 1:
                 began = time.monotonic()  # the first one also pays for setting up
                 continue
             steps += 1
-            if any(largest([int(time.monotonic() - began > TIMED_SECONDS)])):
+            if is_over(began, TIMED_SECONDS):
                 break
-    return contrast, steps * recipe.batch_size / (time.monotonic() - began)
+    return stepper.contrast, steps * plan.recipe.batch_size / (time.monotonic() - began)
+
+
+def is_over(began: float, seconds: float) -> bool:
+    """Say whether so long has passed in any process since `began`, the same in all of them."""
+    return bool(largest([int(time.monotonic() - began > seconds)])[0])
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

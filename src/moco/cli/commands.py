@@ -122,7 +122,8 @@ The same command goes on where a stopped run was.""",
     command.add_argument(
         "--dry-run",
         action="store_true",
-        help="show the plan and the resolved recipe, time a few steps, write nothing",
+        help="show the plan and the resolved recipe; measure speed, memory and what binds in some "
+        "steps, predict time and disk; write nothing",
     )
     add_json(command)
 

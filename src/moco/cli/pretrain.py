@@ -6,25 +6,19 @@ import argparse
 import os
 import time
 
+from moco.cli.dry_run import show_plan
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import say
 from moco.cli.signals import StopSignals
-from moco.cli.terminal import (
-    TerminalReport,
-    describe_contrast,
-    describe_plan,
-    duration,
-)
+from moco.cli.terminal import TerminalReport
 from moco.device import default_workers, pick_device
 from moco.distributed import rank
 from moco.evaluation.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.pretraining import train
 from moco.processes import launched_processes, together
-from moco.recipe_files import recipe_yaml
 from moco.run_records import read_lines
 from moco.session import Monitor
-from moco.time_trial import time_steps
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,24 +84,6 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
 def command_workers(asked: int | None, device: str) -> int:
     """Return how many loading processes: as asked, or as many as suit the device."""
     return default_workers(pick_device(device), importable=True) if asked is None else asked
-
-
-def show_plan(plan: Plan) -> dict[str, object]:
-    """Print the plan, the recipe and a forecast from a few steps; write nothing."""
-    if rank() > 0:
-        time_steps(plan)
-        return {}
-    say("\n".join(describe_plan(plan)))
-    contrast, images_per_second = time_steps(plan)
-    say("\n".join(describe_contrast(plan, contrast)))
-    seconds = plan.steps * plan.recipe.batch_size / images_per_second
-    say(f"{images_per_second:.0f} images/s here, about {duration(seconds)} in all")
-    say(f"\n{recipe_yaml(plan.recipe)}")
-    return {
-        "steps": plan.steps,
-        "images_per_second": round(images_per_second, 1),
-        "predicted_seconds": round(seconds, 1),
-    }
 
 
 def final_figures(plan: Plan, seconds: float) -> dict[str, object]:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -60,7 +60,7 @@ def load_batches(
     pin_memory: bool,
     timeout: float = LOADER_TIMEOUT_SECONDS,
     notes: ImageNotes | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of steps `start` to `stop` - 1, made by `workers` processes, 0 for none.
 
     Args:

@@ -1,0 +1,171 @@
+"""A dry run on machines that are slow at one thing, each made so here."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from moco import rehearsal
+from moco.cli.dry_run import describe_room, describe_speed, forecast_figures, predicted_seconds
+from moco.contrast import Contrast, Contrasted
+from moco.plan import Plan, make_plan
+from moco.pretraining import train
+from moco.rehearsal import rehearse
+
+SLOW_READ = 0.008
+"""Seconds an image: a batch of 16 takes eight times as long as a step on it."""
+
+
+class MadeImages:
+    """Images [24, 24, 3] that take some time to read."""
+
+    def __init__(self, count: int = 64, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        draw = np.random.default_rng(0)
+        self.pixels = draw.integers(0, 256, (count, 24, 24, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, image_id: int) -> NDArray[np.uint8]:
+        time.sleep(self.seconds)
+        image: NDArray[np.uint8] = self.pixels[image_id]
+        return image
+
+    def name(self, image_id: int) -> str:
+        return f"made {image_id}"
+
+
+@pytest.fixture(autouse=True)
+def _shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOADING_SECONDS", "COMPUTE_SECONDS", "TOGETHER_SECONDS"):
+        monkeypatch.setattr(rehearsal, name, 0.3)
+
+
+def planned(
+    tiny: list[str], run: Path, *, seconds: float = 0.0, workers: int = 0, epochs: int = 6
+) -> Plan:
+    return make_plan(
+        MadeImages(seconds=seconds),
+        recipe="moco-v2",
+        settings=tiny,
+        epochs=epochs,
+        run=run,
+        device="cpu",
+        workers=workers,
+        precision="float32",
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slow_source_is_named_and_is_all_that_counts(
+    tiny_settings: list[str], tmp_path: Path, workers: int
+) -> None:
+    seconds = SLOW_READ * max(1, workers)
+    plan = planned(tiny_settings, tmp_path / "run", seconds=seconds, workers=workers)
+    seen = rehearse(plan)
+    assert seen.rates.slowest() == "decode"
+    assert seen.rates.decode < 1 / SLOW_READ  # sleep never ends early
+    assert seen.rates.compute > 2 * seen.rates.decode
+    # batches that lay ready at the start would make it faster than images can be read
+    assert seen.rates.together < 1.3 / SLOW_READ
+    said = " ".join(describe_speed(plan, seen))
+    assert "decode binds" in said
+    assert "faster by: load" in said or "faster by: more loading" in said or "pack" in said
+
+
+def test_a_slow_step_is_named(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Contrast.forward
+
+    def slow(contrast: Contrast, *inputs: Any) -> Contrasted:
+        time.sleep(0.1)
+        return forward(contrast, *inputs)
+
+    monkeypatch.setattr(Contrast, "forward", slow)
+    plan = planned(tiny_settings, tmp_path / "run", workers=2)
+    seen = rehearse(plan)
+    assert seen.rates.slowest() == "compute"
+    assert seen.rates.decode > 5 * seen.rates.compute
+    assert seen.rates.together < 16 / 0.1
+    figures = forecast_figures(plan, seen)
+    assert figures["binds"] == "compute"
+    assert figures["copy_images_per_second"] is None
+
+
+def test_a_real_run_takes_about_as_long_and_as_much_disk_as_was_said(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    plan = planned(tiny_settings, tmp_path / "run", seconds=SLOW_READ, epochs=2)
+    seen = rehearse(plan)
+    assert not plan.run.exists()
+    began = time.monotonic()
+    train(plan)
+    took = time.monotonic() - began
+    assert took / 2.5 < predicted_seconds(plan, seen) < took * 2.5
+    files = [path for path in plan.run.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < seen.disk_bytes + 100_000
+    newest = plan.run / "checkpoints" / (plan.run / "latest").read_text()
+    written = sum(path.stat().st_size for path in newest.iterdir())
+    assert seen.checkpoint_bytes <= written <= 1.05 * seen.checkpoint_bytes + 100_000
+
+
+def test_a_plan_of_one_step_is_measured_like_any_other(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    settings = [*tiny_settings, "batch_size=64", "dictionary.size=64"]
+    plan = planned(settings, tmp_path / "run", workers=1, epochs=1)
+    assert plan.steps == 1
+    seen = rehearse(plan)
+    assert seen.rates.together > 0
+    steps = plan.recipe.batch_size / seen.rates.together
+    assert predicted_seconds(plan, seen) == pytest.approx(seen.setup_seconds + steps)
+
+
+def test_memory_of_the_run_and_of_loading_processes_is_told(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    plan = planned(tiny_settings, tmp_path / "run", workers=1)
+    seen = rehearse(plan)
+    assert seen.process_bytes is not None
+    assert 100e6 < seen.process_bytes < 20e9  # torch alone takes more than the first
+    if Path("/proc/self/status").exists():
+        assert seen.loader_bytes is not None
+        assert 10e6 < seen.loader_bytes < 20e9
+    assert (seen.device_bytes, seen.device_total) == (None, None)
+    assert "in the loading process" in describe_room(plan, seen)[0]
+    without = rehearse(planned(tiny_settings, tmp_path / "run"))
+    assert without.loader_bytes is None
+
+
+def test_a_full_disk_is_told_beforehand(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tiny_settings, tmp_path / "not" / "there" / "run")
+    seen = rehearse(plan)
+    assert not any("too full" in line for line in describe_room(plan, seen))
+    monkeypatch.setattr("moco.cli.dry_run.free_bytes", lambda _: seen.disk_bytes - 1)
+    assert any("too full" in line for line in describe_room(plan, seen))
+
+
+def rehearsed_in_group(tiny: list[str], run: str) -> torch.Tensor:
+    rehearsal.LOADING_SECONDS = rehearsal.COMPUTE_SECONDS = rehearsal.TOGETHER_SECONDS = 0.2
+    seen = rehearse(planned(tiny, Path(run), workers=1))
+    rates = seen.rates
+    return torch.tensor([rates.decode, rates.compute, rates.together, seen.disk_bytes])
+
+
+@pytest.mark.slow
+def test_processes_measure_together_and_agree(
+    run_processes: Any, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    first, second = run_processes(2, rehearsed_in_group, tiny_settings, str(tmp_path / "run"))
+    assert torch.equal(first, second)
+    assert (first > 0).all()
