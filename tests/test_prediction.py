@@ -42,6 +42,11 @@ def test_without_loading_processes_a_gpu_goes_on_while_a_batch_is_made() -> None
     assert expected_rate(rates, replace(GPU, workers=0)) == pytest.approx(150.0)
 
 
+def test_a_gpu_that_cuts_the_images_itself_takes_turns() -> None:
+    machine = replace(GPU, workers=0, resident=True)
+    assert expected_rate(Rates(300.0, None, 150.0, 90.0), machine) == pytest.approx(100.0)
+
+
 def test_loading_and_training_that_share_processors_slow_each_other() -> None:
     rates = Rates(200.0, None, 150.0, 90.0)
     few = replace(CPU, cores=2, threads=1)
@@ -59,7 +64,10 @@ def test_loading_and_training_that_share_processors_slow_each_other() -> None:
         (Rates(100, 900, 500, 90), replace(GPU, workers=0), "--workers 15"),
         (Rates(100, 900, 500, 90), replace(GPU, workers=4), "--workers 15"),
         (Rates(100, 900, 500, 90), GPU, "moco data pack"),
-        (Rates(900, 100, 500, 90), GPU, "views.image_size"),
+        (Rates(100, 900, 500, 90), GPU, "--resident"),
+        (Rates(100, 900, 500, 90), replace(CPU, workers=7), "more processors"),
+        (Rates(100, None, 500, 90), replace(GPU, workers=0, resident=True), "instead of --res"),
+        (Rates(900, 100, 500, 90), GPU, "--resident"),
         (Rates(900, 500, 100, 90), replace(GPU, precision="float32"), "--precision bfloat16"),
         (Rates(900, 500, 100, 90), GPU, "torchrun"),
         (Rates(900, None, 100, 90), replace(CPU, cores=2, threads=1), "--workers 1"),

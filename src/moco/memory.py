@@ -13,6 +13,7 @@ import torch
 if sys.platform != "win32":
     import resource
 
+AVAILABLE = re.compile(rb"^MemAvailable:\s*(\d+) kB$", re.MULTILINE)
 PEAK = re.compile(rb"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
@@ -39,6 +40,27 @@ def _peak_of(pid: int) -> int | None:
     except OSError:  # it ended, or the system has no such files
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes are free on a GPU, or on the machine for any other device.
+
+    None where none tells.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        found = AVAILABLE.search(Path("/proc/meminfo").read_bytes())
+    except OSError:  # the system has no such file
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def size_in_words(count: float) -> str:
+    """Return bytes as 812 kB, 45.1 MB or 3.2 GB."""
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def forget_device_peak(device: torch.device) -> None:

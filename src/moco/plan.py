@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from moco.bad_limit import check_bad_limit, most_bad
 from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import Images, StoredImages
+from moco.data.resident import ResidentImages, load_resident
 from moco.data.sources.opening import open_images
 from moco.data.workers import LOADER_TIMEOUT_SECONDS
 from moco.device import default_workers, pick_device, pick_precision
@@ -51,6 +52,9 @@ class Plan:
     timeout: float = LOADER_TIMEOUT_SECONDS
     """Seconds that a loading process, or another process, may let the run wait."""
 
+    resident: ResidentImages | None = field(default=None, compare=False)
+    """All images on the device, None where loading processes, or the run itself, read them."""
+
     @property
     def steps(self) -> int:
         """All optimizer steps of the run."""
@@ -79,6 +83,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     precision: str = "auto",
     bad_limit: float = BAD_LIMIT,
     timeout: float = LOADER_TIMEOUT_SECONDS,
+    resident: bool = False,
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -95,6 +100,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         precision: auto, float32 or bfloat16: what networks compute in.
         bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
         timeout: seconds that a loading process, or another process, may let the run wait.
+        resident: keep all images on the device, read here and now; no loading processes then.
 
     Raises:
         UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
@@ -107,14 +113,12 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     check_seed(seed)
     check_bad_limit(bad_limit)
     _check_timeout(timeout)
-    workers = default_workers(picked) if workers is None else workers
-    if workers < 0:
-        raise UsageError(f"workers must be from 0, got {workers}")
+    workers = _loading_processes(workers, picked, resident=resident)
     found = find_recipe(recipe)
     where = _default_run(found.name, images) if run is None else Path(run)
     if isinstance(images, str | Path):
         readers = max(1, workers) * local_processes()
-        images = open_images(images, cache_bytes=CACHE_BYTES // readers)
+        images = open_images(images, cache_bytes=0 if resident else CACHE_BYTES // readers)
     if not isinstance(images, Images):
         raise UsageError(
             f"images must be a path or have read() and name(), got a {type(images).__name__}; "
@@ -137,7 +141,24 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         steps_per_epoch=len(images) // settled.batch_size,
         bad_limit=bad_limit,
         timeout=timeout,
+        resident=_load_resident(images, settled, picked) if resident else None,
     )
+
+
+def _loading_processes(asked: int | None, device: torch.device, *, resident: bool) -> int:
+    if resident and asked:
+        raise UsageError(
+            f"resident images need no loading processes; leave out --workers {asked}, or --resident"
+        )
+    workers = default_workers(device) if asked is None else asked
+    if workers < 0:
+        raise UsageError(f"workers must be from 0, got {workers}")
+    return 0 if resident else workers
+
+
+def _load_resident(images: Images, recipe: Recipe, device: torch.device) -> ResidentImages:
+    holders = 1 if device.type == "cuda" else local_processes()
+    return load_resident(images, recipe.views, device, holders=holders)
 
 
 def check_seed(seed: int) -> None:

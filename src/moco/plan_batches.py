@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moco.data.batch_loading import load_batches
 from moco.data.batches import Batch, Batches
+from moco.data.resident import resident_batches
 from moco.data.workers import ImageNotes
 from moco.distributed import rank, world_size
 from moco.plan import Plan
@@ -33,6 +34,8 @@ def load_plan(
         window=plan.recipe.shard_window,
         finish=plan.device.type == "cpu",
     )
+    if plan.resident is not None:
+        return resident_batches(batches, plan.resident, start=start, stop=stop)
     return load_batches(
         batches,
         start=start,

@@ -14,6 +14,7 @@ Part = Literal["decode", "copy", "compute"]
 
 AMPLE = 2.0
 """Loading so many times as fast as training is faster than needed."""
+RESIDENT = "--resident if images of one size fit the device"
 NEARLY_FULL = 0.9
 """Share of a device's memory above which a slightly larger step may not fit."""
 
@@ -50,6 +51,8 @@ class Machine:
     threads: int
     """That train, where processors do."""
     precision: str
+    resident: bool = False
+    """All images lie on the device, which cuts their views itself."""
 
     def shares_cores(self) -> bool:
         """Say whether loading processes and training want more processors than there are."""
@@ -62,7 +65,8 @@ def expected_rate(rates: Rates, machine: Machine) -> float:
     copy = 0.0 if rates.copy is None else 1 / rates.copy
     if machine.workers == 0:  # a GPU goes on while the next batch is made, a CPU does not
         both = decode + copy
-        return 1 / (both + compute if machine.is_cpu else max(both, compute))
+        takes_turns = machine.is_cpu or machine.resident
+        return 1 / (both + compute if takes_turns else max(both, compute))
     seconds = max(decode, copy, compute)
     if machine.shares_cores():
         busy = min(machine.workers, machine.cores) * decode + machine.threads * compute
@@ -76,18 +80,21 @@ def remedy(rates: Rates, machine: Machine) -> str:
         case "decode":
             return _faster_loading(machine)
         case "copy":
-            return "a smaller views.image_size has less to copy"
+            return f"{RESIDENT}, or a smaller views.image_size: there is less to copy"
         case "compute":
             return _faster_steps(rates, machine)
 
 
 def _faster_loading(machine: Machine) -> str:
     most = max(1, machine.cores - 1)
+    if machine.resident:
+        return f"a smaller views.image_size, or --workers {most} instead of --resident"
     if machine.workers == 0:
         return f"load images beside training: --workers {most}"
     if machine.workers < most:
         return f"more loading processes: --workers {most}"
-    return "smaller files: `moco data pack IMAGES PACKED --side 256`, or more processors"
+    packed = "smaller files: `moco data pack IMAGES PACKED --side 256`"
+    return f"{packed}, or more processors" if machine.is_cpu else f"{packed}, or {RESIDENT}"
 
 
 def _faster_steps(rates: Rates, machine: Machine) -> str:

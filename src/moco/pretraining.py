@@ -53,6 +53,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     precision: str = "auto",
     bad_limit: float = BAD_LIMIT,
     timeout: float = LOADER_TIMEOUT_SECONDS,
+    resident: bool = False,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -76,6 +77,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
         timeout: seconds that a loading process, or another process of the run, may let it wait
             before it is given up.
+        resident: keep all images, of one size and 8 bits, on the device; no loading processes then.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -98,6 +100,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             precision=precision,
             bad_limit=bad_limit,
             timeout=timeout,
+            resident=resident,
         )
     )
     monitor = together(

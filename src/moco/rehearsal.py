@@ -102,12 +102,19 @@ def machine_of(plan: Plan, threads: int) -> Machine:
     """Return what a process of the run has of this machine."""
     precision = str(plan.precision or torch.float32).removeprefix("torch.")
     cores = max(1, cpu_count() // local_processes())
-    return Machine(plan.device.type == "cpu", cores, plan.workers, threads, precision)
+    return Machine(
+        is_cpu=plan.device.type == "cpu",
+        cores=cores,
+        workers=plan.workers,
+        threads=threads,
+        precision=precision,
+        resident=plan.resident is not None,
+    )
 
 
 def _copy_rate(plan: Plan, kept: Batch) -> float | None:
     """Return how fast crops reach the device, None where they are there."""
-    if plan.device.type == "cpu":
+    if plan.device.type == "cpu" or plan.resident is not None:
         return None
     batch = kept.pin_memory() if plan.device.type == "cuda" else kept
 
@@ -147,6 +154,7 @@ def _loading_rate(plan: Plan, made: Iterator[Batch]) -> float:
     def pull() -> None:
         for _ in range(a_round):
             next(made)
+        wait_for(plan.device)  # that cuts resident images
 
     pull()
     rounds = max(1, MOST_STEPS // a_round)

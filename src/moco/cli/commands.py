@@ -17,6 +17,7 @@ from moco.cli.shared_options import (
     add_loading,
     add_monitor,
     add_recipe,
+    add_resident,
     add_resume,
 )
 from moco.cli.study_options import LISTED_STUDIES, add_study_options
@@ -109,6 +110,7 @@ The same command goes on where a stopped run was.""",
     add_device(command)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     add_loading(command)
+    add_resident(command)
     command.add_argument(
         "--timeout",
         type=float,

@@ -9,6 +9,7 @@ from pathlib import Path
 from moco.cli.output import say
 from moco.cli.terminal import describe_contrast, describe_plan, duration
 from moco.distributed import rank
+from moco.memory import size_in_words
 from moco.plan import Plan
 from moco.prediction import NEARLY_FULL, expected_rate, remedy
 from moco.recipe_files import recipe_yaml
@@ -52,7 +53,9 @@ def describe_speed(plan: Plan, seen: Rehearsal) -> list[str]:
         f"{rates.together:,.0f} images/s here, about {duration(predicted_seconds(plan, seen))} in "
         f"all; the parts alone promise {expected:,.0f} images/s",
     ]
-    if machine.workers == 0:
+    if machine.resident:
+        lines.append("loading is cutting images that are on the device, in turn with training")
+    elif machine.workers == 0:
         lines.append("no loading processes: images are loaded between the steps")
     elif machine.shares_cores():
         loaders = counted(machine.workers, "loading process", "loading processes")
@@ -69,19 +72,21 @@ def describe_speed(plan: Plan, seen: Rehearsal) -> list[str]:
 
 def describe_room(plan: Plan, seen: Rehearsal) -> list[str]:
     """Return lines on memory and disk."""
-    memory = [f"{size(seen.process_bytes)} of memory"] if seen.process_bytes else []
+    memory = [f"{size_in_words(seen.process_bytes)} of memory"] if seen.process_bytes else []
     if seen.loader_bytes:
         which = "in the loading process" if plan.workers == 1 else "in each loading process"
-        memory.append(f"up to {size(seen.loader_bytes)} {which}, part of it shared")
+        memory.append(f"up to {size_in_words(seen.loader_bytes)} {which}, part of it shared")
     if seen.device_bytes and seen.device_total:
-        memory.append(f"{size(seen.device_bytes)} of the GPU's {size(seen.device_total)}")
+        memory.append(
+            f"{size_in_words(seen.device_bytes)} of the GPU's {size_in_words(seen.device_total)}"
+        )
     lines = [", ".join(memory)] if memory else []
     if seen.device_bytes and seen.device_bytes > NEARLY_FULL * (seen.device_total or 0):
         lines.append("warning: the GPU is nearly full; lower batch_size or dictionary.size")
     free = free_bytes(plan.run)
     lines.append(
-        f"{size(seen.checkpoint_bytes)} a checkpoint, {size(seen.disk_bytes)} of disk at most, "
-        f"{size(free)} free"
+        f"{size_in_words(seen.checkpoint_bytes)} a checkpoint, {size_in_words(seen.disk_bytes)} of "
+        f"disk at most, {size_in_words(free)} free"
     )
     if free < seen.disk_bytes:
         lines.append("warning: the disk is too full for this run; free some, or choose a --run")
@@ -127,10 +132,3 @@ def free_bytes(run: Path) -> int:
 def counted(number: int, one: str, several: str) -> str:
     """Return a number with its word: 1 thread, 2 threads."""
     return f"{number} {one if number == 1 else several}"
-
-
-def size(count: float) -> str:
-    """Return bytes as 812 kB, 45.1 MB or 3.2 GB."""
-    if count < 1e6:
-        return f"{count / 1e3:.0f} kB"
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

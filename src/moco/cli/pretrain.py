@@ -66,10 +66,13 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         run=arguments.run,
         device=arguments.device,
         seed=arguments.seed,
-        workers=command_workers(arguments.workers, arguments.device),
+        workers=arguments.workers
+        if arguments.resident
+        else command_workers(arguments.workers, arguments.device),
         precision=arguments.precision,
         bad_limit=arguments.bad_limit,
         timeout=arguments.timeout,
+        resident=arguments.resident,
     )
     monitor = knn_monitor(
         arguments.monitor_train,

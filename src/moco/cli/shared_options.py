@@ -57,6 +57,16 @@ def add_loading(command: Parser) -> None:
     add_bad_limit(command)
 
 
+def add_resident(command: Parser) -> None:
+    """Let it keep the images on the device."""
+    command.add_argument(
+        "--resident",
+        action="store_true",
+        help="keep all images, of one size and 8 bits, in the training device's memory and cut "
+        "views there; the same batches without loading processes (docs/resident.md)",
+    )
+
+
 def add_bad_limit(command: Parser) -> None:
     """Let it say how many images may be unusable."""
     command.add_argument(

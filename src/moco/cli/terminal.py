@@ -18,6 +18,7 @@ from moco.contrast import Contrast
 from moco.data_tools.check import left_out_lines
 from moco.distributed import world_size
 from moco.encoders import parameter_count
+from moco.memory import size_in_words
 from moco.plan import Plan
 
 LOG_EVERY_SECONDS = 10.0
@@ -109,12 +110,19 @@ def describe_plan(plan: Plan) -> list[str]:
     lines = [
         f"{len(plan.images):,} images, recipe {recipe.name} ({recipe.source})",
         f"{recipe.epochs} epochs of {plan.steps_per_epoch} steps of {recipe.batch_size} images on "
-        f"{processes}{plan.device.type}, {plan.workers} loading processes",
+        f"{processes}{plan.device.type}, {where_images_lie(plan)}",
         f"run directory {plan.run}",
     ]
     lines += left_out_lines(plan.images)
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
     return lines
+
+
+def where_images_lie(plan: Plan) -> str:
+    """Say who loads the images, or that they are on the device."""
+    if plan.resident is None:
+        return f"{plan.workers} loading processes"
+    return f"all images there, {size_in_words(plan.resident.pixels.nbytes)}"
 
 
 def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:

@@ -88,12 +88,10 @@ class Batches(Dataset[Batch]):
         self._fetched: set[int] = set()
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        first = place * self.batch_size + self.first
-        self._fetch_ahead(epoch, first)
-        wanted = self.order.images_at(epoch, np.arange(first, first + self.share))
-        draws = self._crop_draws(epoch, wanted)
-        crops = self._empty(), self._empty()
+        epoch, wanted = self.wanted_at(step)
+        self._fetch_ahead(step)
+        draws = self.crop_draws(epoch, wanted)
+        crops = self.empty(), self.empty()
         skipped: list[Skipped] = []
         image_ids = wanted.copy()
         with torch.inference_mode():  # no gradient flows here, and noting that none does costs time
@@ -102,29 +100,43 @@ class Batches(Dataset[Batch]):
                 into = [crop[row] for crop in crops]
                 image_ids[row] = self._cut(epoch, image_id, own, into, skipped)
         self._note(-1)
-        changes = (
-            draw_changes(self.views, self.seed, epoch, image_ids, 0),
-            draw_changes(self.views, self.seed, epoch, image_ids, 1),
-        )
+        changes = self.changes_of(epoch, image_ids)
         batch = Batch(step, *crops, changes, torch.from_numpy(image_ids), skipped)
         return finished(batch, self.views) if self.finish else batch
 
-    def _fetch_ahead(self, epoch: int, place: int) -> None:
+    def wanted_at(self, step: int) -> tuple[int, Ids]:
+        """Return the epoch, and the ids of this process's images of a step."""
+        epoch, first = self._place_of(step)
+        return epoch, self.order.images_at(epoch, np.arange(first, first + self.share))
+
+    def _place_of(self, step: int) -> tuple[int, int]:
+        """Return the epoch, and at which of its places this process's images begin."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch, place * self.batch_size + self.first
+
+    def changes_of(self, epoch: int, image_ids: Ids) -> tuple[Changes, Changes]:
+        """Return what makes views of both crops of each image."""
+        return (
+            draw_changes(self.views, self.seed, epoch, image_ids, 0),
+            draw_changes(self.views, self.seed, epoch, image_ids, 1),
+        )
+
+    def _fetch_ahead(self, step: int) -> None:
         """Let the machine read the shards of this window and the next, once for each window."""
         if not self.order.window or not isinstance(self.images, FetchableImages):
             return
-        shards = set(self.order.shards_after(epoch, place).tolist())
+        shards = set(self.order.shards_after(*self._place_of(step)).tolist())
         for shard in shards - self._fetched:
             self.images.prefetch(shard)
         self._fetched = shards
 
-    def _empty(self) -> Tensor:
+    def empty(self) -> Tensor:
         """Return room for crops [N, C, S, S], pixel by pixel, as they are cut."""
         side, channels = self.views.image_size, self.views.channels
         kind = torch.float32 if self.views.deep else torch.uint8
         return torch.empty(self.share, side, side, channels, dtype=kind).permute(0, 3, 1, 2)
 
-    def _crop_draws(self, epoch: int, image_ids: Ids) -> list[list[list[float]]]:
+    def crop_draws(self, epoch: int, image_ids: Ids) -> list[list[list[float]]]:
         """Return [2, N, CROP_DRAWS]: what decides both crops of each image."""
         return [
             uniform_draws(self.seed, epoch, image_ids, view, CROP_DRAWS).tolist() for view in (0, 1)
@@ -144,7 +156,7 @@ class Batches(Dataset[Batch]):
         """
         used, pixels = self._usable(image_id, skipped)
         if used != image_id:
-            draws = [only for (only,) in self._crop_draws(epoch, np.array([used]))]
+            draws = [only for (only,) in self.crop_draws(epoch, np.array([used]))]
         height, width = pixels.shape[:2]
         for crop, numbers in zip(crops, draws, strict=True):
             cut_into(crop, pixels, crop_box(numbers, height, width, self.views.crop_scale))
@@ -157,25 +169,39 @@ class Batches(Dataset[Batch]):
             candidate %= total
             self._note(candidate)
             try:
-                pixels = self.images.read(candidate)
-                return candidate, fit(pixels, self.views.channels, self.views.deep)
+                return candidate, read_fitting(self.images, candidate, self.views)
             except UnreadableImageError as error:
                 skipped.append(Skipped(candidate, self.images.name(candidate), str(error)))
-            except MocoError:
-                raise
-            except Exception as error:  # whatever a source's own code raises
-                raise DataError(
-                    f"image {self.images.name(candidate)} cannot be loaded: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-        raise DataError(
-            f"none of the {total} images can be read; {skipped[0].name}: {skipped[0].reason}"
-        )
+        raise none_usable(self.images, skipped[0].image_id, skipped[0].reason)
 
     def _note(self, image_id: int) -> None:
         """Say which image this process turns to."""
         if self.notes is not None:
             self.notes.note(image_id)
+
+
+def read_fitting(images: Images, image_id: int, views: ViewsSpec) -> Pixels:
+    """Return an image as a run wants it, uint8 or float32 [H, W, C]; see `crops.fit`.
+
+    Raises:
+        UnreadableImageError: It cannot be used.
+        DataError: The source's own code failed.
+    """
+    try:
+        return fit(images.read(image_id), views.channels, views.deep)
+    except (UnreadableImageError, MocoError):
+        raise
+    except Exception as error:  # whatever a source's own code raises
+        raise DataError(
+            f"image {images.name(image_id)} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def none_usable(images: Images, image_id: int, reason: str) -> DataError:
+    """Return what is to be said where no image can be used, and why one of them cannot."""
+    return DataError(
+        f"none of the {len(images)} images can be read; {images.name(image_id)}: {reason}"
+    )
 
 
 def shard_sizes(images: Images) -> NDArray[np.int64]:

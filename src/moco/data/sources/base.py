@@ -57,6 +57,10 @@ class Source(ABC):
             self._cached[image_id] = pixels
         return pixels
 
+    def release(self) -> None:
+        """Give back the memory of images that are kept; they can be read again."""
+        self._cached, self._cached_bytes = {}, 0
+
     def name(self, image_id: int) -> str:
         """Return what a person calls the image: its path in the source."""
         return self._name(self._checked(image_id))

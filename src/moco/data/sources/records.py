@@ -133,6 +133,10 @@ class UnpackedImages(Source):
             self._stack = self._unpack()
         return self._stack
 
+    def release(self) -> None:
+        """Give back the memory of the images; they can be unpacked again."""
+        self._stack = None
+
     def __len__(self) -> int:
         return self.count
 
