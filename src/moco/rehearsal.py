@@ -49,7 +49,7 @@ class Rehearsal:
     rates: Rates
     machine: Machine
     setup_seconds: float
-    """From the beginning to the end of the first step, without the starting of processes."""
+    """To the end of the first step, resident images read, without the starting of processes."""
     process_bytes: int | None
     """The most that a process of the run held of the machine's memory."""
     loader_bytes: int | None
@@ -78,6 +78,7 @@ def rehearse(plan: Plan) -> Rehearsal:
         first = time.monotonic()
         stepper.step(kept).item()
         first_seconds, setup_seconds = time.monotonic() - first, time.monotonic() - began
+        setup_seconds += plan.resident.seconds if plan.resident is not None else 0.0
         compute = _compute_rate(plan, stepper, kept, first_seconds)
         with closing(load_plan(plan, start=1, stop=END, notes=watch.notes)) as made:
             decode = _loading_rate(plan, made)

@@ -97,6 +97,30 @@ def test_sums_stay_whole_numbers_that_float32_holds() -> None:
         assert abs(weights.sum(axis=1) - 2**shift).max() <= weights.shape[1]
 
 
+def test_factors_are_exact_in_the_formats_that_gpus_multiply_in() -> None:
+    parts = device_cuts.all_weights(70, 16, torch.device("cpu")).parts
+    assert parts.max() > 200
+    assert torch.equal(parts.bfloat16().float(), parts)  # TF32 has more bits
+    pixels = torch.arange(256).float()
+    assert torch.equal(pixels.bfloat16().float(), pixels)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_a_gpu_cuts_to_the_bit_in_any_precision(precision: str) -> None:
+    pixels, boxes = made(10, 256, 341, 3), drawn_boxes(70, 256, 341)
+    ids = np.arange(70) % 10
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        cuts = DeviceCuts(torch.from_numpy(pixels).cuda(), 224)
+        together = cuts.cut(torch.from_numpy(ids).cuda(), torch.from_numpy(boxes).cuda()).cpu()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(together, cut_singly(pixels, ids, boxes, 224))
+
+
 def test_images_that_would_be_shrunk_too_much_are_refused() -> None:
     pixels = torch.zeros(1, 2, 2 * MOST_SHRUNK + 1, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="up to 100 pixels, got 201"):

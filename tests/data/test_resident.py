@@ -24,6 +24,7 @@ from moco.data.sources.opening import open_images
 from moco.errors import DataError, InterruptedRunError, UsageError
 from moco.plan import Plan, make_plan
 from moco.recipes import MOCO_V2
+from moco.rehearsal import rehearse
 from moco.specs import ViewsSpec
 
 train = importlib.import_module("moco.pretraining").train
@@ -239,6 +240,26 @@ def test_resident_images_have_no_loading_processes(
         make_plan(COLOURS, settings=tiny_settings, run=tmp_path / "r", resident=True, workers=2)
 
 
+def test_processes_of_a_machine_share_its_memory(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moco.plan.local_processes", lambda: 2)
+    monkeypatch.setattr(resident_module, "free_memory", lambda _: 2 * 50 * 15 * 18 * 3)
+    with pytest.raises(UsageError, match="half of what is free on cpu is 20 kB"):
+        make_plan(COLOURS, settings=tiny_settings, run=tmp_path, device="cpu", resident=True)
+
+
+def test_a_dry_run_counts_the_time_to_read_them(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moco.rehearsal.MOST_STEPS", 3)
+    plan = planned(tiny_settings, tmp_path / "run", resident=True)
+    assert plan.resident is not None
+    assert plan.resident.seconds > 0
+    slow = replace(plan, resident=replace(plan.resident, seconds=1000.0))
+    assert 1000 < rehearse(slow).setup_seconds < 1100
+
+
 def test_the_command_says_where_images_lie(
     tiny_settings: list[str],
     tmp_path: Path,
@@ -258,3 +279,15 @@ def test_the_command_says_where_images_lie(
     assert len(losses(tmp_path / "run")) == 3
     assert main([*words, "--workers", "1"]) == 2
     assert "leave out --workers 1" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_cuts_the_batches_of_a_cpu() -> None:
+    device = torch.device("cuda")
+    batches = batches_of(COLOURS)
+    on_gpu = load_resident(COLOURS, VIEWS, device)
+    for ours in resident_batches(batches, on_gpu, start=0, stop=7):
+        assert ours.view_a.device.type == "cuda"
+        assert torch.equal(ours.view_a.cpu(), batches[ours.step].view_a)
+        assert torch.equal(ours.view_b.cpu(), batches[ours.step].view_b)

@@ -6,6 +6,7 @@ to the bit: a run may go on in either form. Letters: N images, H rows, W columns
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class ResidentImages:
     """[N, H, W, C] uint8 on the training device; zeros where an image cannot be used."""
     unusable: dict[int, str]
     """Why images cannot be used, by id."""
+    seconds: float
+    """How long it took to read them."""
 
 
 def load_resident(
@@ -52,6 +55,7 @@ def load_resident(
     """
     if views.deep:
         raise UsageError(f"resident images have 8 bits, and views.deep is set; {INSTEAD}")
+    began = time.monotonic()
     first = first_usable(images, lambda pixels: fit(pixels, views.channels, views.deep))
     shape = (*first.shape[:2], views.channels)
     _check_room(len(images), shape, views, device, holders)
@@ -68,7 +72,7 @@ def load_resident(
         raise none_usable(images, 0, unusable[0])
     if isinstance(images, Source):
         images.release()
-    return ResidentImages(pixels, unusable)
+    return ResidentImages(pixels, unusable, time.monotonic() - began)
 
 
 def _read(
