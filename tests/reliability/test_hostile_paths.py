@@ -70,6 +70,7 @@ RECIPES = {
     ("recipes diff", "old"): ["recipes", "diff", "{it}", "moco-v2"],
     ("recipes diff", "new"): ["recipes", "diff", "moco-v2", "{it}"],
     ("bench input", "recipe"): ["bench", "input", "--recipe", "{it}"],
+    ("bench step", "recipe"): ["bench", "step", "--recipe", "{it}"],
 }
 """Those that a recipe is read from: a file, or a run directory."""
 RUNS = {

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from moco.benchmark.input import Comparison, Row
-from moco.benchmark.machine import processor, versions
-from moco.device import cpu_count
+from moco.benchmark.machine import machine_figures
 
 COLUMNS = ["pipeline", "images/s/core", "from - to", "x official"]
 
 
 def plain_figures(comparison: Comparison) -> dict[str, Any]:
     """Return everything that was found, for JSON."""
-    began, ended = comparison.loads
     return {
         "images": comparison.images,
         "mean_bytes": round(comparison.mean_bytes),
@@ -21,11 +19,7 @@ def plain_figures(comparison: Comparison) -> dict[str, Any]:
         "crop_difference": round(comparison.likeness.crops, 4),
         "rows": [plain_row(row) for row in comparison.rows],
         "left_out": comparison.left_out,
-        "processor": processor(),
-        "cores": cpu_count(),
-        "load_before": began,
-        "load_after": ended,
-        "versions": versions(),
+        **machine_figures(*comparison.loads),
     }
 
 

@@ -16,13 +16,11 @@ from moco.benchmark.official import official
 from moco.benchmark.ours import device_part, loading, whole
 from moco.benchmark.peers import peer_contenders
 from moco.benchmark.photographs import PACKED_SIDE, pack
-from moco.benchmark.timing import images_per_second
+from moco.benchmark.timing import check_times, images_per_second
 from moco.data.sources.opening import open_images
-from moco.errors import UsageError
 from moco.recipe import Recipe
 from moco.specs import ViewsSpec
 
-MOST_SECONDS = 3600
 SURE_LIKENESS = 1.0
 """Pixels of made photographs that are further off than this, of 255, are other pixels."""
 CROPS = "two crops and the draws of all else; ends in uint8 crops, a batch"
@@ -75,10 +73,7 @@ def compare_input(
         UsageError: Rounds, seconds or the recipe make no sense here.
         DataError: There are no images to time with.
     """
-    if rounds < 1:
-        raise UsageError(f"--rounds must be from 1, got {rounds}")
-    if not 0 < seconds <= MOST_SECONDS:
-        raise UsageError(f"--seconds must be above 0, at most {MOST_SECONDS}, got {seconds:g}")
+    check_times(rounds, seconds)
     began, views = system_load(), recipe.views
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from typing import Any
 
+import torch
 from PIL import features
+
+from moco.device import cpu_count
 
 PACKAGES = (
     "torch",
@@ -14,8 +18,11 @@ PACKAGES = (
     "pillow",
     "numpy",
     "simplejpeg",
+    "timm",
+    "triton",
     "lightly",
     "stable-pretraining",
+    "solo-learn",
 )
 
 
@@ -50,3 +57,24 @@ def processor() -> str:
 def system_load() -> float | None:
     """Return how many programs wanted a processor in the last minute; None where none tells."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def machine_figures(began: float | None, ended: float | None) -> dict[str, Any]:
+    """Return the machine's figures for JSON.
+
+    Args:
+        began: the system's load before, None where none tells.
+        ended: and after.
+    """
+    return {
+        "processor": processor(),
+        "cores": cpu_count(),
+        "load_before": began,
+        "load_after": ended,
+        "versions": versions(),
+    }

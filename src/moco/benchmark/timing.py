@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
-from moco.benchmark.contender import Contender
+from moco.errors import UsageError
 
-Clock = Callable[[Contender], float]
+MOST_SECONDS = 3600
 
 
-def elapsed(contender: Contender) -> float:
+class Timed(Protocol):
+    """What can be timed."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def images(self) -> int:
+        """How many a pass takes."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def is_per_core(self) -> bool:
+        """Whether its rate is one of a processor core, or of a whole device."""
+        ...
+
+    def run(self, number: int, /) -> object:
+        """Make a pass, numbered from 0."""
+        ...
+
+
+Clock = Callable[[Timed], float]
+
+
+def elapsed(contender: Timed) -> float:
     """Return a reading of the clock that suits it, in seconds.
 
     CPU time of this process, where other programs count little; on another device the time on the
@@ -30,29 +62,61 @@ def elapsed(contender: Contender) -> float:
 
 
 def images_per_second(
-    contenders: Sequence[Contender], *, rounds: int, seconds: float, clock: Clock = elapsed
+    contenders: Sequence[Timed], *, rounds: int, seconds: float, clock: Clock = elapsed
 ) -> dict[str, list[float]]:
     """Return the rate of each contender in each round: A B C, A B C, and so on.
 
     Args:
         seconds: how long a contender's turn takes at least; it makes whole passes.
     """
-    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     with one_thread():
-        for _ in range(rounds):
-            for contender in contenders:
-                rates[contender.name].append(_turn(contender, seconds, clock))
+        return rates_in_turn(contenders, rounds=rounds, seconds=seconds, clock=clock)
+
+
+def rates_in_turn(
+    contenders: Sequence[Timed],
+    *,
+    rounds: int,
+    seconds: float,
+    passes: Mapping[str, int] | None = None,
+    clock: Clock = elapsed,
+) -> dict[str, list[float]]:
+    """Return the same in as many threads as there are.
+
+    Args:
+        passes: of a turn, by name, between two looks at the clock; others last the seconds.
+    """
+    fixed = passes or {}
+    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender in contenders:
+            count = fixed.get(contender.name)
+            rates[contender.name].append(_turn(contender, seconds, count, clock))
     return rates
 
 
-def _turn(contender: Contender, seconds: float, clock: Clock) -> float:
+def _turn(contender: Timed, seconds: float, count: int | None, clock: Clock) -> float:
     passes, began = 0, clock(contender)
     while True:
         contender.run(passes)
         passes += 1
+        if count is not None and passes < count:
+            continue
         taken = clock(contender) - began
-        if taken >= seconds:
+        if count is not None or taken >= seconds:
             return passes * contender.images / taken
+
+
+def check_times(rounds: int, seconds: float) -> None:
+    """Refuse numbers that make no sense.
+
+    Raises:
+        UsageError: No round, or turns of no time or of days.
+    """
+    if rounds < 1:
+        raise UsageError(f"--rounds must be from 1, got {rounds}")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise UsageError(f"--seconds must be above 0, at most {MOST_SECONDS}, got {seconds:g}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What `moco bench input` alone takes; no torch in here."""
+"""What the parts of `moco bench` take; no torch in here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ installed. A rate counts source images per second of CPU time, each giving two v
 
 Without --images it makes 48 JPEGs of 500x375 pixels from photographs that scikit-image and
 scikit-learn carry (pip install "moco-torch[bench]"). See docs/benchmarks.md."""
+
+ABOUT_STEP = """
+
+Takes training steps on given views, without any loading, in turn in this one process: this
+library's as `moco pretrain` takes it here, the same in float32, the official MoCo v1 and v2 step,
+the official one given what makes it fast, and lightly's where it is installed. On the CPU one
+thread and CPU time; on a GPU the clock on the wall, waiting for it as a turn ends. All begin with
+the same weights and queue; before any is timed, their first two steps have to give the same losses
+and move weights, key weights and queue alike.
+
+  moco bench step --batch 256 --queue 65536
+  moco bench step --recipe moco-v2 --batch 16
+
+See docs/benchmarks.md."""
 
 
 def add_input_options(command: Parser) -> None:
@@ -29,8 +43,41 @@ def add_input_options(command: Parser) -> None:
         metavar="NAME|FILE.yaml",
         help="whose views are made (default: moco-v2)",
     )
+    _add_turns(command, rounds=7)
+
+
+def add_step_options(command: Parser) -> None:
+    """Add the recipe, its changes, and how long to measure."""
     command.add_argument(
-        "--rounds", type=int, default=7, metavar="N", help="turns of each pipeline (default: 7)"
+        "--recipe",
+        default="cifar10-resnet18",
+        metavar="NAME|FILE.yaml",
+        help="whose encoder, loss and optimizer take the step (default: cifar10-resnet18)",
+    )
+    command.add_argument(
+        "--batch", type=int, metavar="N", help="images of a step (default: the recipe's)"
+    )
+    command.add_argument(
+        "--queue", type=int, metavar="K", help="keys in the queue (default: the recipe's)"
+    )
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe; may be given often",
+    )
+    _add_turns(command, rounds=5)
+
+
+def _add_turns(command: Parser, *, rounds: int) -> None:
+    command.add_argument(
+        "--rounds",
+        type=int,
+        default=rounds,
+        metavar="N",
+        help="turns of each row (default: %(default)s)",
     )
     command.add_argument(
         "--seconds",

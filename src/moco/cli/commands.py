@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from moco.cli.bench_options import ABOUT_INPUT, add_input_options
+from moco.cli.bench_options import (
+    ABOUT_INPUT,
+    ABOUT_STEP,
+    add_input_options,
+    add_step_options,
+)
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
@@ -254,5 +259,10 @@ def _add_bench(commands: Subparsers) -> None:
     text = "images per second and core, from files to views"
     command = _command(parts, "input", "moco.cli.bench", text, ABOUT_INPUT)
     add_input_options(command)
+    add_device(command)
+    add_json(command)
+    text = "images per second of one training step on given views"
+    command = _command(parts, "step", "moco.cli.bench_step", text, ABOUT_STEP)
+    add_step_options(command)
     add_device(command)
     add_json(command)
