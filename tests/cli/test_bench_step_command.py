@@ -54,6 +54,24 @@ def test_prints_a_table_and_writes_every_figure(
         assert f"without {name}" in shown
 
 
+def test_says_where_the_time_goes(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, trace = tmp_path / "figures.json", tmp_path / "trace.json"
+    assert command("--profile", str(trace), "--json", str(file)) == 0
+    shown = capsys.readouterr().out
+    ours, official = json.loads(file.read_text())["profile"]
+    assert (ours["name"], official["name"]) == ("ours", "official")
+    for found in (ours, official):
+        assert sum(found["shares"].values()) == pytest.approx(1.0, abs=0.01)
+        assert found["floor_share"] > 0
+        longer = max(found["operation_seconds"], found["byte_seconds"])
+        assert found["floor_share"] == pytest.approx(longer / found["seconds_per_step"], abs=1e-3)
+    for part in ours["shares"]:
+        assert part in shown
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
 def test_usage_errors_are_one_line(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +84,7 @@ def test_usage_errors_are_one_line(
         (["--recipe", "moco-v3-vit-small"], 2, "choose a recipe of MoCo v1 or v2"),
         (["--set", "temprature=1"], 2, "did you mean"),
         (["--json", str(tmp_path / "no/figures.json")], 5, "cannot write --json"),
+        (["--profile", str(tmp_path / "no/trace.json")], 5, "cannot write --profile"),
     ):
         assert command(*words) == code, words
         (line,) = capsys.readouterr().err.splitlines()

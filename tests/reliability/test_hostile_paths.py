@@ -85,7 +85,7 @@ RUNS = {
 """Those that a run directory is read from."""
 LISTS = {("evaluate few-labels", "split")}
 """Those that names are read from, once there are features."""
-ONLY_WRITTEN = {"json", "out", "plot", "write_splits"}
+ONLY_WRITTEN = {"json", "out", "plot", "profile", "write_splits"}
 
 
 def path_arguments(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[Any]:

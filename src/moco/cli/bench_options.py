@@ -69,6 +69,13 @@ def add_step_options(command: Parser) -> None:
         help="change a field of the recipe; may be given often",
     )
     _add_turns(command, rounds=5)
+    command.add_argument(
+        "--profile",
+        type=given_path,
+        metavar="FILE",
+        help="say where the time of ours and of the official step goes, beside what operations "
+        "and bytes alone would take here, and write a trace of a step of ours there",
+    )
 
 
 def _add_turns(command: Parser, *, rounds: int) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from moco.benchmark.steps.comparing import compare_steps
-from moco.benchmark.steps.figures import step_columns, step_figures, step_rows
+from moco.benchmark.steps.figures import (
+    profile_figures,
+    profile_rows,
+    step_columns,
+    step_figures,
+    step_rows,
+)
+from moco.benchmark.steps.profiling import profile_steps
 from moco.benchmark.steps.rows import with_sizes
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
@@ -19,6 +26,7 @@ from moco.recipe_files import set_fields
 def run(arguments: argparse.Namespace) -> int:
     """Time training steps in turn and print how many images a second each takes."""
     check_json_path(arguments.json)
+    check_json_path(arguments.profile, "--profile")
     comparison = compare_steps(
         asked_recipe(arguments),
         rounds=arguments.rounds,
@@ -39,6 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{row.title}: {row.includes}")
     for name, reason in comparison.left_out.items():
         say(printable(f"without {name}: {reason}"))
+    if arguments.profile is not None:
+        profiles = profile_steps(comparison, arguments.profile)
+        figures["profile"] = profile_figures(profiles)
+        columns = ["part of a step", *(each.title for each in profiles)]
+        print_table("Where a step's time goes", columns, profile_rows(profiles))
+        say(printable(f"a trace of a step of ours is in {arguments.profile}"))
     write_json(arguments.json, figures)
     return 0
 

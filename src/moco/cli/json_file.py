@@ -10,8 +10,11 @@ from pathlib import Path
 from moco.errors import StorageError
 
 
-def check_json_path(path: Path | None) -> None:
+def check_json_path(path: Path | None, option: str = "--json") -> None:
     """Refuse a file that cannot be written, before the long work.
+
+    Args:
+        option: what it was given as.
 
     Raises:
         StorageError: Its folder is missing or not writable.
@@ -23,10 +26,10 @@ def check_json_path(path: Path | None) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise _not_written(path, error, option) from error
     folder = path.absolute().parent
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
-        raise StorageError(f"cannot write --json {path}; name a file in a writable folder")
+        raise StorageError(f"cannot write {option} {path}; name a file in a writable folder")
 
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
@@ -43,5 +46,7 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
         raise _not_written(path, error) from error
 
 
-def _not_written(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write --json {path}: {error.strerror or error}; name another file")
+def _not_written(path: Path, error: OSError, option: str = "--json") -> StorageError:
+    return StorageError(
+        f"cannot write {option} {path}: {error.strerror or error}; name another file"
+    )

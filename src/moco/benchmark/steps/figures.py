@@ -6,6 +6,7 @@ from typing import Any
 
 from moco.benchmark.machine import device_name, machine_figures
 from moco.benchmark.steps.comparing import StepComparison, StepResult
+from moco.benchmark.steps.profiling import StepProfile
 
 
 def step_columns(*, per_core: bool) -> list[str]:
@@ -68,6 +69,44 @@ def step_rows(comparison: StepComparison) -> list[list[str]]:
         ]
         for result in comparison.results
     ]
+
+
+def profile_figures(profiles: list[StepProfile]) -> list[dict[str, Any]]:
+    """Return where the steps' time goes, for JSON."""
+    return [
+        {
+            "name": each.name,
+            "shares": {name: round(share, 4) for name, share in each.shares.items()},
+            "seconds_per_step": each.seconds_per_step,
+            "operations_per_step": each.operations_per_step,
+            "bytes_per_step": each.bytes_per_step,
+            "device_operations_per_second": each.ceilings.operations_per_second,
+            "device_bytes_per_second": each.ceilings.bytes_per_second,
+            "operation_seconds": each.operation_seconds,
+            "byte_seconds": each.byte_seconds,
+            "floor_share": round(each.floor_share, 4),
+        }
+        for each in profiles
+    ]
+
+
+def profile_rows(profiles: list[StepProfile]) -> list[list[str]]:
+    """Return a line for each part of a step, and lines for its floor."""
+    parts = [
+        [name, *(f"{100 * each.shares[name]:.1f} %" for each in profiles)]
+        for name in profiles[0].shares
+    ]
+    floor = [
+        ["a step", *(_milliseconds(each.seconds_per_step) for each in profiles)],
+        ["its operations alone", *(_milliseconds(each.operation_seconds) for each in profiles)],
+        ["its bytes alone", *(_milliseconds(each.byte_seconds) for each in profiles)],
+        ["the longer, of a step", *(f"{100 * each.floor_share:.0f} %" for each in profiles)],
+    ]
+    return parts + floor
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f} ms"
 
 
 def _short(rate: float) -> str:

@@ -32,7 +32,6 @@ def untold(_name: str) -> AbstractContextManager[None]:
 class Learner(Protocol):
     """Takes one training step after the other."""
 
-    parts: Parts
     moves_keys_first: bool
     """Moves the key encoder as a step begins, not as it ends: it is a step behind."""
 
@@ -53,6 +52,10 @@ class Learner(Protocol):
 
     def step(self, view_a: Tensor, view_b: Tensor) -> Tensor:
         """Take a step on two views [N, channels, S, S] of each image; return the loss."""
+        ...
+
+    def tell(self, parts: Parts) -> Callable[[], None]:
+        """Tell the parts of each step from now on; return what ends that."""
         ...
 
 

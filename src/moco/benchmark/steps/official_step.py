@@ -82,6 +82,11 @@ class OfficialStep:
         self.meters = {name: Meter() for name in ("loss", "top1", "top5")}
         self.parts: Parts = untold
 
+    def tell(self, parts: Parts) -> Callable[[], None]:
+        """Tell the parts of each step from now on; return what ends that."""
+        self.parts = parts
+        return lambda: setattr(self, "parts", untold)
+
     def step(self, view_a: Tensor, view_b: Tensor) -> Tensor:
         """Take a step on two views [N, channels, S, S] of each image; return the loss."""
         view_a, view_b = (view.contiguous(memory_format=self.layout) for view in (view_a, view_b))

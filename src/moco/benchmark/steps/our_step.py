@@ -89,7 +89,7 @@ class OurStep:
         return loss
 
     def tell(self, parts: Parts) -> Callable[[], None]:
-        """Tell the parts of a step, those within the contrast too; return what ends that."""
+        """Tell the parts of each step from now on, those within the contrast too."""
         contrast = self.contrast
         store: Any = contrast.dictionary.store
 

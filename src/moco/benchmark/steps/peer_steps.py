@@ -112,6 +112,11 @@ class LightlyStep:
         """The stored keys, [K, C]."""
         return cast(Tensor, self.criterion.memory_bank.bank)
 
+    def tell(self, parts: Parts) -> Callable[[], None]:
+        """Tell the parts of each step from now on; return what ends that."""
+        self.parts = parts
+        return lambda: setattr(self, "parts", untold)
+
     def step(self, view_a: Tensor, view_b: Tensor) -> Tensor:
         """Take a step on two views [N, channels, S, S] of each image; return the loss."""
         encoder: Any = self.encoder
