@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,6 +106,21 @@ def _turn(contender: Timed, seconds: float, count: int | None, clock: Clock) -> 
         taken = clock(contender) - began
         if count is not None or taken >= seconds:
             return passes * contender.images / taken
+
+
+def passes_in(contenders: Sequence[Timed], seconds: float) -> dict[str, int]:
+    """Return how many passes of each take so long.
+
+    A device is only waited for when a turn is over: to wait after each pass, to look at the clock,
+    would hide how far a contender runs ahead of the device.
+    """
+    found = {}
+    for contender in contenders:
+        contender.run(0)
+        began = elapsed(contender)
+        contender.run(1)
+        found[contender.name] = max(1, math.ceil(seconds / (elapsed(contender) - began)))
+    return found
 
 
 def check_times(rounds: int, seconds: float) -> None:

@@ -28,6 +28,15 @@ and move weights, key weights and queue alike.
 
 See docs/benchmarks.md."""
 
+ABOUT_LOSS = """
+
+From embeddings to the gradient of the queries': the loss as a training step of this library
+computes it, its plain definition, and the official one, in turn in this one process; time as in
+`moco bench step`, and the memory that each needs for a moment, on the CPU in a fresh process. Equal
+losses and gradients are asserted first.
+
+See docs/benchmarks.md."""
+
 
 def add_input_options(command: Parser) -> None:
     """Add the images, the recipe, and how long to measure."""
@@ -76,6 +85,30 @@ def add_step_options(command: Parser) -> None:
         help="say where the time of ours and of the official step goes, beside what operations "
         "and bytes alone would take here, and write a trace of a step of ours there",
     )
+
+
+def add_loss_options(command: Parser) -> None:
+    """Add the sizes of the loss, and how long to measure."""
+    for name, letter, default, what in (
+        ("batch", "N", 256, "queries"),
+        ("queue", "K", 65536, "keys in the queue"),
+        ("dim", "C", 128, "numbers of an embedding"),
+    ):
+        command.add_argument(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar=letter,
+            help=f"{what} (default: {default})",
+        )
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=0.2,
+        metavar="T",
+        help="divides every similarity (default: 0.2)",
+    )
+    _add_turns(command, rounds=7)
 
 
 def _add_turns(command: Parser, *, rounds: int) -> None:

@@ -6,8 +6,10 @@ import argparse
 
 from moco.cli.bench_options import (
     ABOUT_INPUT,
+    ABOUT_LOSS,
     ABOUT_STEP,
     add_input_options,
+    add_loss_options,
     add_step_options,
 )
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
@@ -264,5 +266,10 @@ def _add_bench(commands: Subparsers) -> None:
     text = "images per second of one training step on given views"
     command = _command(parts, "step", "moco.cli.bench_step", text, ABOUT_STEP)
     add_step_options(command)
+    add_device(command)
+    add_json(command)
+    text = "time and memory of the loss alone, at any size of the queue"
+    command = _command(parts, "loss", "moco.cli.bench_loss", text, ABOUT_LOSS)
+    add_loss_options(command)
     add_device(command)
     add_json(command)

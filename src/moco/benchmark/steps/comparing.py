@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,7 +13,7 @@ from moco.benchmark.steps.learner import StepRow
 from moco.benchmark.steps.peer_steps import peer_rows
 from moco.benchmark.steps.residual import check_comparable
 from moco.benchmark.steps.rows import Start, common_start, official_rows, our_rows
-from moco.benchmark.timing import check_times, elapsed, one_thread, rates_in_turn
+from moco.benchmark.timing import check_times, one_thread, passes_in, rates_in_turn
 from moco.recipe import Recipe
 
 
@@ -73,7 +71,7 @@ def compare_steps(
         peers, without = peer_rows(start)
         rows = [*ours, *official_rows(start), *peers]
         works = check_equal_work(rows, start)
-        steps = {} if device.type == "cpu" else steps_in(rows, seconds)
+        steps = {} if device.type == "cpu" else passes_in(rows, seconds)
         rates = rates_in_turn(rows, rounds=rounds, seconds=seconds, passes=steps)
     official = rates["official"]
     results = [
@@ -86,18 +84,3 @@ def compare_steps(
         for row in rows
     ]
     return StepComparison(start, results, {**left_out, **without}, (began, system_load()))
-
-
-def steps_in(rows: Sequence[StepRow], seconds: float) -> dict[str, int]:
-    """Return how many steps of each row take so long.
-
-    A device is only waited for when a turn is over: to wait after each step, to look at the clock,
-    would hide how far a row runs ahead of the device.
-    """
-    found = {}
-    for row in rows:
-        row.run(0)
-        began = elapsed(row)
-        row.run(1)
-        found[row.name] = max(1, math.ceil(seconds / (elapsed(row) - began)))
-    return found

@@ -1,0 +1,1 @@
+"""The InfoNCE loss alone, forward and backward: ours and the papers' own."""
