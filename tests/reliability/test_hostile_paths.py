@@ -58,6 +58,7 @@ IMAGES = {
     ("study", "images"): [*STUDY[:2], "--images", "{it}", *STUDY[4:], "--run", "{new}"],
     ("study", "test"): [*STUDY[:4], "--test", "{it}", "--run", "{new}"],
     ("bench input", "images"): ["bench", "input", "--images", "{it}"],
+    ("bench train", "images"): ["bench", "train", "--images", "{it}"],
 }
 """Command and argument that images are read from."""
 RECIPES = {
@@ -71,6 +72,7 @@ RECIPES = {
     ("recipes diff", "new"): ["recipes", "diff", "moco-v2", "{it}"],
     ("bench input", "recipe"): ["bench", "input", "--recipe", "{it}"],
     ("bench step", "recipe"): ["bench", "step", "--recipe", "{it}"],
+    ("bench train", "recipe"): ["bench", "train", "--recipe", "{it}"],
 }
 """Those that a recipe is read from: a file, or a run directory."""
 RUNS = {

@@ -53,3 +53,8 @@ def table_rows(comparison: Comparison) -> list[list[str]]:
         ]
         for row in comparison.rows
     ]
+
+
+def short_number(value: float) -> str:
+    """Return a number with three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

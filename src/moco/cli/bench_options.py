@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from moco.cli.parser import Parser, given_path
 
 ABOUT_INPUT = """
@@ -37,6 +39,15 @@ losses and gradients are asserted first.
 
 See docs/benchmarks.md."""
 
+ABOUT_TRAIN = """
+
+Trains from JPEG files with loading processes: this library's way, and the official script's adapted
+to one process (torch's DataLoader of two views of each file, the official step, its meters), in
+turn on the same files, with as many threads. A turn begins with new loading processes. Equal work
+of the steps and equal pixels are asserted first.
+
+Without --images it makes JPEGs as `moco bench input` does. See docs/benchmarks.md."""
+
 
 def add_input_options(command: Parser) -> None:
     """Add the images, the recipe, and how long to measure."""
@@ -57,6 +68,41 @@ def add_input_options(command: Parser) -> None:
 
 def add_step_options(command: Parser) -> None:
     """Add the recipe, its changes, and how long to measure."""
+    _add_recipe(command)
+    _add_turns(command, rounds=5)
+    command.add_argument(
+        "--profile",
+        type=given_path,
+        metavar="FILE",
+        help="say where the time of ours and of the official step goes, beside what operations "
+        "and bytes alone would take here, and write a trace of a step of ours there",
+    )
+
+
+def add_train_options(command: Parser) -> None:
+    """Add the images, the recipe, its changes, and how much to measure."""
+    command.add_argument(
+        "--images",
+        type=given_path,
+        metavar="DIR",
+        help="a folder of your own image files, a batch of them at least",
+    )
+    _add_recipe(command)
+    for name, default, what in (
+        ("workers", 2, "loading processes"),
+        ("steps", 4, "steps of a turn"),
+        ("rounds", 5, "turns of each row"),
+    ):
+        command.add_argument(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{what} (default: {default})",
+        )
+
+
+def _add_recipe(command: Parser) -> None:
     command.add_argument(
         "--recipe",
         default="cifar10-resnet18",
@@ -76,14 +122,6 @@ def add_step_options(command: Parser) -> None:
         default=[],
         metavar="FIELD=VALUE",
         help="change a field of the recipe; may be given often",
-    )
-    _add_turns(command, rounds=5)
-    command.add_argument(
-        "--profile",
-        type=given_path,
-        metavar="FILE",
-        help="say where the time of ours and of the official step goes, beside what operations "
-        "and bytes alone would take here, and write a trace of a step of ours there",
     )
 
 
@@ -126,3 +164,32 @@ def _add_turns(command: Parser, *, rounds: int) -> None:
         metavar="S",
         help="what a turn takes at least (default: 1)",
     )
+
+
+BENCHMARKS: dict[str, tuple[str, str, str, Callable[[Parser], None]]] = {
+    "input": (
+        "moco.cli.bench",
+        "images per second and core, from files to views",
+        ABOUT_INPUT,
+        add_input_options,
+    ),
+    "step": (
+        "moco.cli.bench_step",
+        "images per second of one training step on given views",
+        ABOUT_STEP,
+        add_step_options,
+    ),
+    "loss": (
+        "moco.cli.bench_loss",
+        "time and memory of the loss alone, at any size of the queue",
+        ABOUT_LOSS,
+        add_loss_options,
+    ),
+    "train": (
+        "moco.cli.bench_train",
+        "images per second of training from files, loading included",
+        ABOUT_TRAIN,
+        add_train_options,
+    ),
+}
+"""By part: the command's module, what it is for, more of that, and what it takes."""

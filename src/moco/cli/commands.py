@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from moco.cli.bench_options import (
-    ABOUT_INPUT,
-    ABOUT_LOSS,
-    ABOUT_STEP,
-    add_input_options,
-    add_loss_options,
-    add_step_options,
-)
+from moco.cli.bench_options import BENCHMARKS
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
@@ -258,18 +251,8 @@ def _add_study(commands: Subparsers) -> None:
 def _add_bench(commands: Subparsers) -> None:
     bench = _command(commands, "bench", "", "measure how fast a part is beside its rivals")
     parts = bench.add_subparsers(dest="part", metavar="PART", required=True)
-    text = "images per second and core, from files to views"
-    command = _command(parts, "input", "moco.cli.bench", text, ABOUT_INPUT)
-    add_input_options(command)
-    add_device(command)
-    add_json(command)
-    text = "images per second of one training step on given views"
-    command = _command(parts, "step", "moco.cli.bench_step", text, ABOUT_STEP)
-    add_step_options(command)
-    add_device(command)
-    add_json(command)
-    text = "time and memory of the loss alone, at any size of the queue"
-    command = _command(parts, "loss", "moco.cli.bench_loss", text, ABOUT_LOSS)
-    add_loss_options(command)
-    add_device(command)
-    add_json(command)
+    for name, (module, text, about, add_options) in BENCHMARKS.items():
+        command = _command(parts, name, module, text, about)
+        add_options(command)
+        add_device(command)
+        add_json(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moco.benchmark.figures import short_number
 from moco.benchmark.loss.comparing import LossComparison, LossResult
 from moco.benchmark.machine import device_name, machine_figures
 
@@ -50,8 +51,8 @@ def loss_rows(comparison: LossComparison) -> list[list[str]]:
     return [
         [
             result.row.title,
-            f"{result.time:.3g}",
-            f"{min(result.milliseconds):.3g} - {max(result.milliseconds):.3g}",
+            short_number(result.time),
+            f"{short_number(min(result.milliseconds))} - {short_number(max(result.milliseconds))}",
             f"{result.ratio:.2f}",
             f"{min(result.ratios):.2f} - {max(result.ratios):.2f}",
             f"{result.extra_bytes / MEBIBYTE:,.1f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moco.benchmark.figures import short_number
 from moco.benchmark.machine import device_name, machine_figures
 from moco.benchmark.steps.comparing import StepComparison, StepResult
 from moco.benchmark.steps.profiling import StepProfile
@@ -62,8 +63,8 @@ def step_rows(comparison: StepComparison) -> list[list[str]]:
     return [
         [
             result.row.title,
-            _short(result.rate),
-            f"{_short(min(result.rates))} - {_short(max(result.rates))}",
+            short_number(result.rate),
+            f"{short_number(min(result.rates))} - {short_number(max(result.rates))}",
             f"{result.ratio:.2f}",
             f"{min(result.ratios):.2f} - {max(result.ratios):.2f}",
         ]
@@ -107,7 +108,3 @@ def profile_rows(profiles: list[StepProfile]) -> list[list[str]]:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:,.1f} ms"
-
-
-def _short(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

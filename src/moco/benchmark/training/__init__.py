@@ -1,0 +1,1 @@
+"""Training from image files, loading included: ours and the papers' own script."""
