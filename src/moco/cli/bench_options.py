@@ -20,10 +20,10 @@ ABOUT_STEP = """
 
 Takes training steps on given views, without any loading, in turn in this one process: this
 library's as `moco pretrain` takes it here, the same in float32, the official MoCo v1 and v2 step,
-the official one given what makes it fast, and lightly's where it is installed. On the CPU one
-thread and CPU time; on a GPU the clock on the wall, waiting for it as a turn ends. All begin with
-the same weights and queue; before any is timed, their first two steps have to give the same losses
-and move weights, key weights and queue alike.
+the official one given what makes it fast, and lightly's and solo-learn's where they are installed.
+On the CPU one thread and CPU time; on a GPU the clock on the wall, waiting for it as a turn ends.
+All begin with the same weights and queue; before any is timed, their first two steps have to give
+the same losses and move weights, key weights and queue alike.
 
   moco bench step --batch 256 --queue 65536
   moco bench step --recipe moco-v2 --batch 16

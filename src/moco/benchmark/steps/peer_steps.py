@@ -18,13 +18,14 @@ from moco.benchmark.steps.learner import (
     KEY_UPDATE,
     LOSS,
     OPTIMIZER,
-    Learner,
     Parts,
     StepRow,
     untold,
 )
 from moco.benchmark.steps.residual import plain_encoder
 from moco.benchmark.steps.rows import Start
+from moco.benchmark.steps.solo_step import SOLO_INCLUDES, SoloStep
+from moco.device import fast_precision
 from moco.encoders import Encoder
 
 LIGHTLY_INCLUDES = (
@@ -39,10 +40,11 @@ def peer_rows(start: Start) -> tuple[list[StepRow], dict[str, str]]:
     """Return the libraries that can take part, and why others do not."""
     found: list[StepRow] = []
     left_out: dict[str, str] = {}
-    peers: tuple[tuple[str, str, str, Callable[[Start], Learner]], ...] = (
-        ("lightly", "lightly, its MoCo example", LIGHTLY_INCLUDES, LightlyStep),
-    )
-    for name, title, includes, build in peers:
+    in_float32 = fast_precision(start.device) is None
+    for name, title, includes, build, exact in (
+        ("lightly", "lightly, its MoCo example", LIGHTLY_INCLUDES, LightlyStep, True),
+        ("solo_learn", "solo-learn, MoCoV2Plus", SOLO_INCLUDES, SoloStep, in_float32),
+    ):
         try:
             learner = build(start)
         except UnlikeRecipeError as error:
@@ -52,8 +54,18 @@ def peer_rows(start: Start) -> tuple[list[StepRow], dict[str, str]]:
         except (ImportError, AttributeError, TypeError, RuntimeError) as error:
             left_out[name] = f"cannot be used: {error}"
         else:
-            images = start.recipe.batch_size
-            found.append(StepRow(name, title, includes, images, learner, start.views, start.device))
+            row = StepRow(
+                name,
+                title,
+                includes,
+                start.recipe.batch_size,
+                learner,
+                start.views,
+                start.device,
+                exact,
+                has_our_queue=name != "solo_learn",
+            )
+            found.append(row)
     return found, left_out
 
 
