@@ -23,7 +23,7 @@ from moco.benchmark.steps.learner import (
 from moco.build import build_optimizer
 from moco.contrast import Contrast
 from moco.dictionaries import Queue
-from moco.nonfinite import KeptBuffers, is_finite_everywhere
+from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
 from moco.recipe import Recipe
 
 READ_EVERY_STEPS = 20
@@ -73,16 +73,15 @@ class OurStep:
             self.optimizer.zero_grad()
         with self.parts(BACKWARD):
             loss.backward()  # type: ignore[no-untyped-call]
-        if is_finite_everywhere(loss, self.contrast.parameters()):
-            with self.parts(OPTIMIZER):
-                self.optimizer.step()
-            with self.parts(KEY_UPDATE):
-                self.contrast.advance(keys, ids, self.recipe.key_momentum)
-            average_statistics(self.contrast)
-        else:
-            self.before.put_back()
+        taken = is_finite_everywhere(loss, self.contrast.parameters())
+        with self.parts(OPTIMIZER):
+            step_if(taken, self.optimizer)
+        with self.parts(KEY_UPDATE):
+            self.contrast.advance(keys, ids, self.recipe.key_momentum, taken)
+        average_statistics(self.contrast)
+        self.before.put_back(unless=taken)
         self.taken += 1
-        self.unread.append(torch.stack([loss.detach(), *scores]))
+        self.unread.append(torch.stack([loss.detach(), *scores, taken.to(loss.dtype)]))
         if len(self.unread) == READ_EVERY_STEPS:
             torch.stack(self.unread).tolist()
             self.unread.clear()
