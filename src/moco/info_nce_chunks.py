@@ -115,10 +115,12 @@ def add_up(
     largest, softmax, keys = own.clone(), torch.ones_like(own), positives.to(scaled.dtype).clone()
     nearest = torch.full_like(own, float("-inf"))
     similarities, counted = torch.zeros_like(own), torch.zeros_like(own)
-    width = max(FEWEST_KEYS, CHUNK_ENTRIES // max(1, len(scaled)))
-    for start in range(0, len(negatives), width):
+    width = min(max(FEWEST_KEYS, CHUNK_ENTRIES // max(1, len(scaled))), len(negatives))
+    room = scaled.new_empty(len(scaled) * width)  # used again and again: new memory costs time
+    for start in range(0, len(negatives), max(1, width)):
         chunk = negatives[start : start + width].to(scaled.dtype)
-        logits = scaled @ chunk.T
+        logits = room[: len(scaled) * len(chunk)].view(len(scaled), len(chunk))
+        torch.mm(scaled, chunk.T, out=logits)
         if negative_ids is not None:
             left_out = are_left_out(query_ids, negative_ids[start : start + width])
             similarities += logits.masked_fill(left_out, 0).sum(dim=1, keepdim=True)
