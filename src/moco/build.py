@@ -50,7 +50,7 @@ def build_contrast(
     encoder = build_encoder(recipe.encoder, recipe.views)
     check_sizes(encoder, recipe)
     on_cpu = device.type == "cpu"
-    if not (on_cpu and outsized_stride(encoder, recipe.views.image_size)):
+    if not (on_cpu and outsized_stride(encoder, recipe.image_size_at(0))):
         encoder.precision = precision
     if not (on_cpu and narrow_pointwise_stride(encoder)):
         encoder.layout = torch.channels_last
@@ -143,14 +143,24 @@ def check_sizes(encoder: Encoder, recipe: Recipe) -> None:
         UsageError: The backbone does not take such images.
     """
     encoder.eval()
-    for field in ("image_size", "evaluation_size"):
-        side = getattr(recipe.views, field)
+    views = recipe.views
+    sides = [
+        (f"views.image_size {views.image_size}", views.image_size),
+        (f"views.evaluation_size {views.evaluation_size}", views.evaluation_size),
+    ]
+    if views.first_size:
+        second = min(views.first_size + views.size_step, views.image_size)
+        sides += [
+            (f"views.first_size {views.first_size}", views.first_size),
+            (f"views.first_size + views.size_step {second}", second),
+        ]
+    for words, side in sides:
         try:
             encoder(torch.zeros(1, encoder.views.channels, side, side))
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UsageError(
-                f"{recipe.encoder.backbone} does not take images of views.{field} {side} "
+                f"{recipe.encoder.backbone} does not take images of {words} "
                 f"({reason}); change one of them"
             ) from error
     encoder.train()

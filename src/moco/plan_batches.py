@@ -33,6 +33,7 @@ def load_plan(
         processes=world_size(),
         window=plan.recipe.shard_window,
         finish=plan.device.type == "cpu",
+        size_at=plan.recipe.image_size_at,
     )
     if plan.resident is not None:
         return resident_batches(batches, plan.resident, start=start, stop=stop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from moco.schedules import cosine
+from moco.schedules import cosine, growing_size
 from moco.specs import (
     DictionarySpec,
     EncoderSpec,
@@ -136,6 +136,16 @@ class Recipe:
                 return f"{self.batch_size:,} keys of the batch"
             case "memory_bank":
                 return f"{self.dictionary.size:,} keys drawn from a memory bank"
+
+    def image_size_at(self, epoch: int) -> int:
+        """Return the side of a view in an epoch, counted from 0; the last epoch has image_size."""
+        views = self.views
+        if not views.first_size:
+            return views.image_size
+        growing_epochs = int(views.full_size_from * self.epochs)
+        return growing_size(
+            views.first_size, views.image_size, views.size_step, epoch, growing_epochs
+        )
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole run."""

@@ -19,6 +19,16 @@ def cosine(base: float, epoch: float, epochs: float) -> float:
     return base * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
 
 
+def growing_size(first: int, last: int, step: int, epoch: int, growing_epochs: int) -> int:
+    """Return a side that rises from `first` by steps to `last`, which it has after growing_epochs.
+
+    Not in the papers: progressive resizing, as in FFCV-SSL (arXiv:2303.01986).
+    """
+    if epoch >= growing_epochs:
+        return last
+    return first + step * ((last - first) * epoch // (growing_epochs * step))
+
+
 def warmup_cosine(base: float, epoch: float, epochs: float, warmup_epochs: float) -> float:
     """Return a linear rise from 0 over `warmup_epochs`, then a half cosine to 0 (MoCo v3)."""
     if epoch < warmup_epochs:

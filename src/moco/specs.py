@@ -108,6 +108,13 @@ class ViewsSpec:
 
     image_size: int = 224
     """Side of a view in pixels."""
+    first_size: int = 0
+    """Side of a view in the first epoch, from which it grows to image_size; 0: image_size in all.
+    Not in the papers; see docs/schedules.md."""
+    size_step: int = 32
+    """By how many pixels a growing view grows at a time; the networks' stride, 32 for most."""
+    full_size_from: float = 0.75
+    """Share of the epochs after which a growing view has image_size, from 0 to below 1."""
     order: tuple[Operation, ...] = ("crop", "gray", "jitter", "horizontal_flip")
     """The operations in the order in which they run; one that is not named does not run."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -147,6 +154,7 @@ class ViewsSpec:
             require(
                 8 <= side <= 4096, f"views.{name} must be at least 8 and at most 4096, got {side}"
             )
+        self._check_growth()
         require(
             self.order[:1] == ("crop",) and len(set(self.order)) == len(self.order),
             f"views.order must begin with crop and name nothing twice, got {list(self.order)}",
@@ -188,6 +196,19 @@ class ViewsSpec:
             self.evaluation_resize >= self.evaluation_size,
             f"views.evaluation_resize {self.evaluation_resize} is below views.evaluation_size "
             f"{self.evaluation_size}; raise it",
+        )
+
+    def _check_growth(self) -> None:
+        first, largest = self.first_size, self.image_size
+        require(
+            first == 0 or 8 <= first <= largest,
+            f"views.first_size must be 0, or at least 8 and at most views.image_size {largest}, "
+            f"got {first}",
+        )
+        require(self.size_step >= 1, f"views.size_step must be at least 1, got {self.size_step}")
+        require(
+            0 <= self.full_size_from < 1,
+            f"views.full_size_from must be from 0 to below 1, got {self.full_size_from:g}",
         )
 
 

@@ -192,17 +192,19 @@ def run_preview(arguments: argparse.Namespace) -> int:
             count=arguments.images,
             epochs=arguments.epochs,
             seed=arguments.seed,
+            size_at=recipe.image_size_at,
             report=progress.report,
         )
     write_png(out, found.grid)
     show_left_out(images)
     for name, reason in found.skipped[:SHOWN_SKIPPED]:
         print(printable(f"passed over {name}: {reason}"), file=sys.stderr)
+    sizes = dict.fromkeys(map(recipe.image_size_at, range(arguments.epochs)))
     say(
         printable(
             f"{out}: {counted(len(found.image_ids))}, each with both views of "
             f"{counted(arguments.epochs, 'epoch')} of recipe {recipe.name} at "
-            f"{recipe.views.image_size} pixels"
+            f"{', '.join(map(str, sizes))} pixels"
         )
     )
     write_json(arguments.json, preview_figures(found, out, recipe.name, recipe.views.image_size))

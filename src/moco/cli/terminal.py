@@ -113,6 +113,9 @@ def describe_plan(plan: Plan) -> list[str]:
         f"{processes}{plan.device.type}, {where_images_lie(plan)}",
         f"run directory {plan.run}",
     ]
+    if recipe.views.first_size:
+        sizes = list(dict.fromkeys(map(recipe.image_size_at, range(recipe.epochs))))
+        lines.append(f"views grow with the epochs: {', '.join(map(str, sizes))} pixels")
     lines += left_out_lines(plan.images)
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
     return lines
@@ -136,7 +139,7 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
     ]
     if encoder.precision != plan.precision:
         lines.append(
-            f"float32, since images of {recipe.views.image_size} pixels are so small for this "
+            f"float32, since images of {recipe.image_size_at(0)} pixels are so small for this "
             "network that a CPU gets lower precision wrong; larger ones train faster"
         )
     if not has_batch_norm(encoder):

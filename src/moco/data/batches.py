@@ -9,6 +9,7 @@ where the network runs, on the whole batch, or in the loading processes too wher
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,9 +66,11 @@ class Batches(Dataset[Batch]):
             up the batch that one process would have.
         window: shards of the source whose images are shuffled together; 0 for all.
         finish: make the views whole here, rather than on the training device.
+        size_at: from an epoch to the side of its views; None: the size of `views` in all. Nothing
+            else depends on it: not the order, nor where crops lie.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one for each that decides a batch
         self,
         images: Images,
         views: ViewsSpec,
@@ -78,10 +81,12 @@ class Batches(Dataset[Batch]):
         processes: int = 1,
         window: int = 0,
         finish: bool = False,
+        size_at: Callable[[int], int] | None = None,
     ) -> None:
         self.images, self.views, self.seed, self.finish = images, views, seed, finish
         self.batch_size, self.share = batch_size, batch_size // processes
         self.first = process * self.share
+        self.size_at = size_at
         self.steps_per_epoch = len(images) // batch_size
         self.order = Order(shard_sizes(images), seed=seed, window=window)
         self.notes: ImageNotes | None = None
@@ -91,7 +96,7 @@ class Batches(Dataset[Batch]):
         epoch, wanted = self.wanted_at(step)
         self._fetch_ahead(step)
         draws = self.crop_draws(epoch, wanted)
-        crops = self.empty(), self.empty()
+        crops = self.empty(epoch), self.empty(epoch)
         skipped: list[Skipped] = []
         image_ids = wanted.copy()
         with torch.inference_mode():  # no gradient flows here, and noting that none does costs time
@@ -130,9 +135,13 @@ class Batches(Dataset[Batch]):
             self.images.prefetch(shard)
         self._fetched = shards
 
-    def empty(self) -> Tensor:
+    def side_at(self, epoch: int) -> int:
+        """Return S, the side of an epoch's views in pixels."""
+        return self.views.image_size if self.size_at is None else self.size_at(epoch)
+
+    def empty(self, epoch: int) -> Tensor:
         """Return room for crops [N, C, S, S], pixel by pixel, as they are cut."""
-        side, channels = self.views.image_size, self.views.channels
+        side, channels = self.side_at(epoch), self.views.channels
         kind = torch.float32 if self.views.deep else torch.uint8
         return torch.empty(self.share, side, side, channels, dtype=kind).permute(0, 3, 1, 2)
 

@@ -131,14 +131,16 @@ def resident_batches(
     """
     pixels = resident.pixels
     at_once = pixels.device.type != "cpu" if at_once is None else at_once
-    cuts = DeviceCuts(pixels, batches.views.image_size) if at_once else None
+    cuts: DeviceCuts | None = None
     for step in range(start, stop):
         epoch, wanted = batches.wanted_at(step)
+        if at_once and (cuts is None or cuts.side != batches.side_at(epoch)):
+            cuts = DeviceCuts(pixels, batches.side_at(epoch))
         used, skipped = stand_ins(batches.images, resident, wanted)
         boxes = boxes_of(batches, resident, epoch, used)
         with torch.inference_mode():
             if cuts is None:
-                crops = cut_singly(batches, pixels, used, boxes)
+                crops = cut_singly(batches, epoch, pixels, used, boxes)
             else:
                 crops = cut_together(cuts, used, boxes)
         changes = batches.changes_of(epoch, used)
@@ -157,10 +159,10 @@ def boxes_of(batches: Batches, resident: ResidentImages, epoch: int, used: Ids) 
 
 
 def cut_singly(
-    batches: Batches, pixels: Tensor, used: Ids, boxes: list[list[Box]]
+    batches: Batches, epoch: int, pixels: Tensor, used: Ids, boxes: list[list[Box]]
 ) -> tuple[Tensor, Tensor]:
     """Return both crops, cut one by one, as is soonest on a CPU."""
-    images, crops = pixels.numpy(), (batches.empty(), batches.empty())
+    images, crops = pixels.numpy(), (batches.empty(epoch), batches.empty(epoch))
     for row, image_id in enumerate(used.tolist()):
         for crop, of_view in zip(crops, boxes, strict=True):
             cut_into(crop[row], images[image_id], of_view[row])

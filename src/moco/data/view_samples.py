@@ -14,9 +14,12 @@ from moco.specs import ViewsSpec
 
 
 def sample_views(
-    images: Images, image_id: int, views: ViewsSpec, *, seed: int, epoch: int = 0
+    images: Images, image_id: int, views: ViewsSpec, *, seed: int, epoch: int = 0, side: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return both views [C, S, S] of an image in an epoch of the run with this seed.
+
+    Args:
+        side: S, 0 for the recipe's image_size.
 
     Raises:
         UnreadableImageError: The image cannot be used.
@@ -28,7 +31,7 @@ def sample_views(
         numbers = uniform_draws(seed, epoch, ids, view, CROP_DRAWS)[0].tolist()
         height, width = pixels.shape[:2]
         box = crop_box(numbers, height, width, views.crop_scale)
-        crop = cut(pixels, box, views.image_size, views.channels)
+        crop = cut(pixels, box, side or views.image_size, views.channels)
         changes = draw_changes(views, seed, epoch, ids, view)
         made.append(apply_changes(crop[None], changes, views)[0])
     return made[0], made[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +67,13 @@ def preview(
     count: int = 8,
     epochs: int = 3,
     seed: int = 0,
+    size_at: Callable[[int], int] | None = None,
     report: Report | None = None,
 ) -> Preview:
     """Return the views that the first epochs of a run with this seed have of some images.
+
+    Args:
+        size_at: from an epoch to the side of its views, at most that of `views`; None: that one.
 
     Raises:
         UsageError: The picture would be too large to be made or looked at.
@@ -83,11 +87,12 @@ def preview(
         raise UsageError(
             f"a picture of {width:,} x {height:,} pixels is too large; lower --images or --epochs"
         )
+    sizes = [side if size_at is None else size_at(epoch) for epoch in range(epochs)]
     rows: list[list[Image.Image]] = []
     used: list[int] = []
     skipped: dict[int, str] = {}
     for wanted in spread(len(images), count):
-        row = _row_of_next(images, wanted, views, epochs, seed, used, skipped)
+        row = _row_of_next(images, wanted, views, sizes, seed, used, skipped)
         if row is not None:
             rows.append(
                 [_letterboxed(row[0], side * scale), *(_enlarged(v, scale) for v in row[1:])]
@@ -108,7 +113,7 @@ def _row_of_next(
     images: Images,
     wanted: int,
     views: ViewsSpec,
-    epochs: int,
+    sizes: Sequence[int],
     seed: int,
     used: list[int],
     skipped: dict[int, str],
@@ -120,8 +125,8 @@ def _row_of_next(
             continue
         try:
             row = [picture(images.read(image_id))]
-            for epoch in range(epochs):
-                both = sample_views(images, image_id, views, seed=seed, epoch=epoch)
+            for epoch, side in enumerate(sizes):
+                both = sample_views(images, image_id, views, seed=seed, epoch=epoch, side=side)
                 row += [view_picture(view) for view in both]
         except UnreadableImageError as error:
             skipped[image_id] = str(error)

@@ -85,6 +85,7 @@ class LinearProtocol:
             crop_scale=self.crop_scale,
             flip_probability=self.flip_probability,
             image_size=self.sides.train,
+            first_size=0,
         )
 
     def test_views(self, views: ViewsSpec) -> ViewsSpec:
