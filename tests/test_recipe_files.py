@@ -43,6 +43,7 @@ SET = {
     "encoder.dim": ("64", 64),
     "encoder.zero_init_residual": ("true", True),
     "encoder.freeze_patch_projection": ("true", True),
+    "encoder.token_drop": ("0.5", 0.5),
     "mechanism": ("end_to_end", "end_to_end"),
     "dictionary.size": ("4096", 4096),
     "dictionary.exclude_same_image": ("true", True),

@@ -11,7 +11,13 @@ from moco.contrast import Contrast, KeySource
 from moco.cpu_kernels import narrow_pointwise_stride, outsized_stride
 from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.distributed import world_size
-from moco.encoders import Encoder, build_encoder, build_predictor, feature_count
+from moco.encoders import (
+    Encoder,
+    build_encoder,
+    build_predictor,
+    drop_tokens,
+    feature_count,
+)
 from moco.errors import UsageError
 from moco.lars import LARS
 from moco.recipe import Recipe
@@ -42,12 +48,13 @@ def build_contrast(
             a CPU would get lower precision wrong: see `cpu_kernels`.
 
     Raises:
-        UsageError: The backbone is unknown or does not take the recipe's image size, or the groups
-            do not go with the number of processes.
+        UsageError: The backbone is unknown, does not take the recipe's image size or drops no
+            tokens, or the groups do not go with the number of processes.
     """
     check_shares(recipe)
     torch.manual_seed(seed)
     encoder = build_encoder(recipe.encoder, recipe.views)
+    drop_tokens(encoder.backbone, recipe.encoder)
     check_sizes(encoder, recipe)
     on_cpu = device.type == "cpu"
     if not (on_cpu and outsized_stride(encoder, recipe.image_size_at(0))):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from moco.data.views import normalize
 from moco.errors import UsageError
 from moco.specs import EncoderSpec, ViewsSpec
-from moco.vision_transformer import MOCO_V3_VITS, build_moco_v3_vit
+from moco.vision_transformer import MOCO_V3_VITS, TokenDrop, build_moco_v3_vit
 
 WIDER_GROUPS = {"resnext50_32x8d": ("resnext50_32x4d", 8)}
 """The paper's RX50, which neither timm nor torchvision has: a timm ResNeXt, channels in a group."""
@@ -193,6 +193,24 @@ def _build_vit(spec: EncoderSpec, image_size: int, channels: int) -> nn.Module:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def drop_tokens(backbone: nn.Module, spec: EncoderSpec) -> None:
+    """Let training forwards leave out the share of patches that the spec says.
+
+    It is no part of `build_backbone`, since a backbone that was loaded or is fine-tuned sees all.
+
+    Raises:
+        UsageError: The backbone is none of MoCo v3's ViTs.
+    """
+    if not spec.token_drop:
+        return
+    if spec.backbone not in MOCO_V3_VITS:
+        raise UsageError(
+            f"encoder.token_drop needs a ViT of MoCo v3 ({', '.join(MOCO_V3_VITS)}), not "
+            f"'{spec.backbone}'; set it to 0"
+        )
+    setattr(backbone, "patch_drop", TokenDrop(spec.token_drop))  # noqa: B010  typed more narrowly
 
 
 def build_head(spec: EncoderSpec, features: int) -> nn.Module:

@@ -62,6 +62,9 @@ class EncoderSpec:
     """Start each residual branch at zero; v1 and v2 do not, v3 does."""
     freeze_patch_projection: bool = False
     """Leave the patch projection of a MoCo v3 ViT as it was drawn (section 4.2)."""
+    token_drop: float = 0.0
+    """Share of an image's patches that each training forward of a MoCo v3 ViT leaves out, drawn
+    anew each time, from 0 to below 1. Not in the papers; see docs/schedules.md."""
 
     def __post_init__(self) -> None:
         require(
@@ -72,6 +75,10 @@ class EncoderSpec:
         )
         require(self.head_width >= 0, f"encoder.head_width must be from 0, got {self.head_width}")
         require(1 / 64 <= self.width <= 64, f"encoder.width must be 1/64 to 64, got {self.width:g}")
+        require(
+            0 <= self.token_drop < 1,
+            f"encoder.token_drop must be from 0 to below 1, got {self.token_drop:g}",
+        )
         blocks = self.stage_blocks
         require(
             len(blocks) in (0, 4) and all(1 <= count <= 1000 for count in blocks),

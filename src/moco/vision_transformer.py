@@ -108,6 +108,34 @@ def build_moco_v3_vit(
     return transformer
 
 
+class TokenDrop(nn.Module):
+    """Class token and patches [N, 1 + P, D] to those that training sees; evaluation sees all.
+
+    Which are left out is drawn for each image at each forward, so queries and keys are of different
+    patches. Draws come from the device's random state, which checkpoints hold.
+
+    Args:
+        share: of the patches that is left out, from 0 to below 1; one patch always stays.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def kept(self, patches: int) -> int:
+        """Return how many of so many patches stay in training."""
+        return max(1, patches - round(self.share * patches))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if not self.training:
+            return tokens
+        images, count, width = tokens.shape
+        draws = torch.rand(images, count - 1, device=tokens.device)
+        places = 1 + draws.argsort(dim=1)[:, : self.kept(count - 1)]  # [N, kept]
+        patches = tokens.gather(1, places[:, :, None].expand(-1, -1, width))
+        return torch.cat([tokens[:, :1], patches], dim=1)
+
+
 class ConvStem(PatchEmbed):
     """Image [N, channels, H, W] to patch tokens [N, P, D] by convolutions (arXiv:2106.14881).
 

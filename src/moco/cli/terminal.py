@@ -142,6 +142,11 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
             f"float32, since images of {recipe.image_size_at(0)} pixels are so small for this "
             "network that a CPU gets lower precision wrong; larger ones train faster"
         )
+    if recipe.encoder.token_drop:
+        lines.append(
+            f"training forwards, of keys too, leave out {100 * recipe.encoder.token_drop:g} % of "
+            "each image's patches"
+        )
     if not has_batch_norm(encoder):
         lines.append("no batch norm in the network, so keys need no shuffling")
     else:
