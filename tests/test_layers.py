@@ -27,6 +27,7 @@ LAYERS = [
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data", "data_tools", "found_model"},
     {"session", "plan_batches", "evaluate"},
+    {"queue_filling"},
     {"pretraining", "demo", "benchmark"},
     {"time_trial"},
     {"rehearsal"},

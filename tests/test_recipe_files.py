@@ -48,6 +48,7 @@ SET = {
     "dictionary.size": ("4096", 4096),
     "dictionary.exclude_same_image": ("true", True),
     "dictionary.filled_only": ("true", True),
+    "dictionary.fill_first": ("true", True),
     "dictionary.bank_momentum": ("0.3", 0.3),
     "views.image_size": ("64", 64),
     "views.first_size": ("160", 160),

@@ -23,6 +23,7 @@ IMAGENET_V1 = {
     "mechanism": "queue",
     "dictionary.size": 65536,
     "dictionary.filled_only": False,
+    "dictionary.fill_first": False,
     "dictionary.exclude_same_image": False,
     "views.image_size": 224,
     "views.first_size": 0,
@@ -75,6 +76,7 @@ CIFAR = {
     "mechanism": "queue",
     "dictionary.size": 4096,
     "dictionary.filled_only": False,
+    "dictionary.fill_first": False,
     "dictionary.exclude_same_image": False,
     "views.image_size": 32,
     "views.first_size": 0,
@@ -244,6 +246,7 @@ def test_recipes_cannot_be_changed_in_place() -> None:
             ["schedule=warmup_cosine", "warmup_epochs=200"],
             ["optimizer.warmup_epochs", "epochs 200"],
         ),
+        (["fill_first=true", "mechanism=in_batch"], ["dictionary.fill_first", "mechanism is in_"]),
         (["evaluation_size=300"], ["views.evaluation_resize", "views.evaluation_size"]),
     ],
 )

@@ -29,6 +29,7 @@ from moco.processes import (
     together,
 )
 from moco.progress import Report, SilentReport
+from moco.queue_filling import fill_queue
 from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
@@ -150,6 +151,7 @@ def train(
                 report.note(f"going on from step {checkpoint.step} of {plan.steps}")
             report.planned(plan, contrast)
             with shared_cpu(plan.device, plan.workers), watch_over(plan, plan.run) as watch:
+                fill_queue(session, stop, watch)
                 run_steps(session, stop, watch)
     finally:
         directory.leave()

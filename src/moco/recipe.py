@@ -90,6 +90,11 @@ class Recipe:
             f"queue size {self.dictionary.size} is smaller than the batch {self.batch_size}; "
             "raise dictionary.size or lower batch_size",
         )
+        require(
+            self.mechanism == "queue" or not self.dictionary.fill_first,
+            f"dictionary.fill_first fills a queue, and mechanism is {self.mechanism}; set it to "
+            "false, or mechanism to queue",
+        )
         groups = self.batch_norm_groups
         require(
             groups >= 1 and self.batch_size % groups == 0 and self.batch_size // groups >= 2,
@@ -114,6 +119,11 @@ class Recipe:
         """The loss of queries that tell no key from another."""
         return self.loss_scale * (2 if self.symmetric else 1) * math.log(self.candidates)
 
+    def keys_stored(self, steps: int) -> int:
+        """Return how many keys a dictionary was given, by all processes, once so many steps ran."""
+        first = self.dictionary.size if self.dictionary.fill_first else 0
+        return first + steps * self.batch_size * (2 if self.symmetric else 1)
+
     @property
     def shuffles_keys(self) -> bool:
         """Whether a batch norm sees keys beside other images than their queries (section 3.3)."""
@@ -131,7 +141,8 @@ class Recipe:
         """What queries are compared with, for people."""
         match self.mechanism:
             case "queue":
-                return f"queue of {self.dictionary.size:,} keys"
+                filled = ", filled before the first step" if self.dictionary.fill_first else ""
+                return f"queue of {self.dictionary.size:,} keys{filled}"
             case "in_batch" | "end_to_end":
                 return f"{self.batch_size:,} keys of the batch"
             case "memory_bank":

@@ -230,8 +230,7 @@ class Session:
         self.directory.append_metrics(rows)
         self.status("running")
         self.report.stepped(rows[-1], self.plan)
-        views = 2 if self.plan.recipe.symmetric else 1
-        stored = (self.step - self.left_out.total) * self.plan.recipe.batch_size * views
+        stored = self.plan.recipe.keys_stored(self.step - self.left_out.total)
         for line in self.health.look(rows, self.contrast.dictionary, stored):
             self.report.note(line)
         if diverged is not None:

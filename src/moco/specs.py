@@ -98,6 +98,9 @@ class DictionarySpec:
     filled_only: bool = False
     """Count only those of the queue's slots that hold a key already, not the random rows with which
     it starts; the papers' code counts them."""
+    fill_first: bool = False
+    """Before the first step, fill the queue with the untrained key encoder's keys of images rather
+    than random rows. Not in the papers; see docs/schedules.md."""
     bank_momentum: float = 0.5
     """Share of the old vector that a memory bank keeps when an image was seen again, 0 to 1."""
 

@@ -27,6 +27,7 @@ GROUPED = ["batch_norm_groups=4"]
 METHODS = {
     "v1": ("moco-v1", [*GROUPED]),
     "v2": ("moco-v2", [*GROUPED, "symmetric=true"]),
+    "filled first": ("moco-v1", [*GROUPED, "fill_first=true"]),
     "v3": ("moco-v3-resnet50", ["batch_norm_groups=1", "warmup_epochs=1", "head_width=24"]),
     "end-to-end": ("moco-v1", [*GROUPED, "mechanism=end_to_end"]),
     "memory bank": ("moco-v2", [*GROUPED, "mechanism=memory_bank"]),
