@@ -28,6 +28,8 @@ from moco.run_lock import LOCK_NAME
 
 FOLDERS = ["--train", "{classes}/train", "--test", "{classes}/test"]
 STUDY = ["study", "key-momentum", "--images", "{classes}/train", "--test", "{classes}/test"]
+TIME_TO = ["bench", "time-to", "--knn", "0.5", "--epochs", "1", "--seeds", "0"]
+MONITORS = ["--monitor-train", "{classes}/train", "--monitor-test", "{classes}/test"]
 JUDGED = ("knn", "linear", "retrieval", "few-labels", "finetune")
 """Kinds of evaluation that take a run and labelled images."""
 IMAGES = {
@@ -59,6 +61,13 @@ IMAGES = {
     ("study", "test"): [*STUDY[:4], "--test", "{it}", "--run", "{new}"],
     ("bench input", "images"): ["bench", "input", "--images", "{it}"],
     ("bench train", "images"): ["bench", "train", "--images", "{it}"],
+    ("bench time-to", "images"): [*TIME_TO[:2], "{it}", *TIME_TO[2:], *MONITORS],
+    ("bench time-to", "monitor_train"): [
+        *(*TIME_TO[:2], "{photos}", *TIME_TO[2:], "--monitor-train", "{it}", *MONITORS[2:])
+    ],
+    ("bench time-to", "monitor_test"): [
+        *(*TIME_TO[:2], "{photos}", *TIME_TO[2:], *MONITORS[:2], "--monitor-test", "{it}")
+    ],
 }
 """Command and argument that images are read from."""
 RECIPES = {
@@ -73,6 +82,9 @@ RECIPES = {
     ("bench input", "recipe"): ["bench", "input", "--recipe", "{it}"],
     ("bench step", "recipe"): ["bench", "step", "--recipe", "{it}"],
     ("bench train", "recipe"): ["bench", "train", "--recipe", "{it}"],
+    ("bench time-to", "recipe"): [
+        *(*TIME_TO[:2], "{photos}", *TIME_TO[2:], *MONITORS, "--recipe", "{it}")
+    ],
 }
 """Those that a recipe is read from: a file, or a run directory."""
 RUNS = {

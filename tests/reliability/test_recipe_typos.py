@@ -138,6 +138,7 @@ NEEDED = {
     ("data", "pack"): ["x", "y"],
     ("data", "preview"): ["x"],
     ("study",): ["mechanisms", "--images", "x", "--test", "x", "--run", "x"],
+    ("bench", "time-to"): ["x", "--knn", "0.5"],
     ("recipes", "show"): ["moco-v2"],
     ("recipes", "diff"): ["moco-v1", "moco-v2"],
 }

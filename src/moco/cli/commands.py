@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moco.cli.bench_options import BENCHMARKS
+from moco.cli.bench_time_to_options import ABOUT_TIME_TO, add_time_to_options
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
@@ -256,3 +257,15 @@ def _add_bench(commands: Subparsers) -> None:
         add_options(command)
         add_device(command)
         add_json(command)
+    _add_time_to(parts)
+
+
+def _add_time_to(parts: Subparsers) -> None:
+    text = "how long a recipe trains until a kNN test reaches a score"
+    command = _command(parts, "time-to", "moco.cli.bench_time_to", text, ABOUT_TIME_TO)
+    add_time_to_options(command)
+    add_monitor(command)
+    add_recipe(command)
+    add_device(command)
+    add_loading(command)
+    add_json(command)
