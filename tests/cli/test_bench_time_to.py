@@ -48,6 +48,7 @@ def test_a_score_that_all_reach(
         assert row["processor_seconds"] > 0
         assert row["monitor_seconds"] > 0
         assert row["best"] == row["tests"][-1][1] >= 0.5
+        assert row["tests"][-1][2:] == [row["seconds"], row["processor_seconds"]]
         assert (tmp_path / "runs" / f"seed-{seed}" / "recipe.yaml").exists()
 
 

@@ -17,7 +17,7 @@ from moco.evaluation.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport
 from moco.session import Monitor
-from moco.time_to import Target, TimedRun, directories, spread, time_run
+from moco.time_to import Target, Test, TimedRun, directories, spread, time_run
 
 COLUMNS = ["seed", "reached", "seconds", "CPU seconds", "epochs", "images", "best", "tests, s"]
 
@@ -149,14 +149,11 @@ def plain_figures(runs: Sequence[TimedRun]) -> dict[str, object]:
 def plain_run(run: TimedRun) -> dict[str, object]:
     """Return a seed's figures."""
     spent = run.reached or (run.tests[-1] if run.tests else None)
-    own_work = None  # what loading processes do is counted in their own clocks
-    if spent and not run.plan.workers:
-        own_work = round(spent.processor_seconds, 2)
     return {
         "seed": run.plan.seed,
         "reached": run.reached is not None,
         "seconds": round(spent.seconds, 2) if spent else None,
-        "processor_seconds": own_work,
+        "processor_seconds": own_seconds(run, spent) if spent else None,
         "monitor_seconds": round(run.monitor_seconds, 2),
         "epochs": spent.epoch if spent else 0,
         "images": run.images_of(spent.epoch) if spent else 0,
@@ -164,5 +161,13 @@ def plain_run(run: TimedRun) -> dict[str, object]:
         "best": run.best.score if run.best else None,
         "best_epoch": run.best.epoch if run.best else None,
         "failed": run.failed,
-        "tests": [[test.epoch, test.score, round(test.seconds, 2)] for test in run.tests],
+        "tests": [
+            [test.epoch, test.score, round(test.seconds, 2), own_seconds(run, test)]
+            for test in run.tests
+        ],
     }
+
+
+def own_seconds(run: TimedRun, test: Test) -> float | None:
+    """Return the processor's seconds up to a test; None where loading processes did part of it."""
+    return None if run.plan.workers else round(test.processor_seconds, 2)
