@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from moco.errors import DataError, InterruptedRunError, UsageError
 from moco.plan import make_plan
@@ -128,7 +129,8 @@ def test_an_earlier_run_there_does_not_count(photos: Path, recipe: Recipe, tmp_p
 def test_a_run_that_breaks_down_missed(
     photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moco.pretraining.is_finite_everywhere", lambda *_: False)
+    never = torch.tensor(False)
+    monkeypatch.setattr("moco.pretraining.is_finite_everywhere", lambda *_: never)
     run = timed(photos, recipe, tmp_path, Scores(0.1), Target(0.6))
     time_run(run)
     assert run.reached is None

@@ -97,10 +97,10 @@ class KeptBuffers:
         for kept, value in zip(self._kept, self._own, strict=True):
             kept.copy_(value)
 
-    def put_back(self, *, unless: Tensor) -> None:
+    def put_back(self, *, unless: Tensor | None = None) -> None:
         """Make them as they were, unless the boolean scalar holds; waits for nothing."""
         for kept, value in zip(self._kept, self._own, strict=True):
-            value.copy_(torch.where(unless, value, kept))
+            value.copy_(kept if unless is None else torch.where(unless, value, kept))
 
 
 def joined(values: Sequence[Tensor]) -> Tensor:

@@ -55,6 +55,7 @@ def fill_queue(session: Session, stop: Callable[[], int | None], watch: Watch) -
     session.report.note(f"filling the queue with keys of {len(steps)} batches")
     contrast.train()
     before = KeptBuffers(contrast, beside=contrast.dictionary)
+    always = torch.ones((), dtype=torch.bool, device=plan.device)
     contrast.dictionary.next_slot.zero_()  # whatever an earlier try left there
     for batch in load_plan(plan, start=steps.start, stop=steps.stop, notes=watch.notes):
         watch.note(session.step)
@@ -62,7 +63,7 @@ def fill_queue(session: Session, stop: Callable[[], int | None], watch: Watch) -
         seed = (contrast.seed, batch.step, TERM)
         keys = contrast.encode_shuffled(contrast.key_encoder, view, seed)
         before.put_back()
-        contrast.dictionary.store(keys, image_ids)
+        contrast.dictionary.store(keys, image_ids, always)
         code, _, skipped = session.agree(stop(), batch.skipped)
         if skipped:
             session.count_skipped(skipped)

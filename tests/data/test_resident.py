@@ -108,6 +108,17 @@ def test_so_are_those_of_measurements(channels: int, *, at_once: bool) -> None:
 
 
 @AS_CUT
+def test_views_that_grow_are_cut_at_the_size_of_their_epoch(*, at_once: bool) -> None:
+    batches = batches_of(COLOURS, size_at=lambda epoch: (8, 8, 12)[epoch])
+    sides = []
+    for ours in resident_batches(batches, kept(COLOURS), start=0, stop=18, at_once=at_once):
+        assert_same(ours, batches[ours.step])
+        sides.append(ours.view_a.shape[-1])
+    assert sides[0] == 8
+    assert sides[-1] == 12
+
+
+@AS_CUT
 def test_they_are_those_of_two_loading_processes_from_any_step_on(*, at_once: bool) -> None:
     batches = batches_of(COLOURS, finish=True)
     made = load_batches(batches, start=4, stop=15, workers=2, pin_memory=False)

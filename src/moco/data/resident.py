@@ -100,10 +100,11 @@ def _read(
 def _check_room(
     count: int, shape: tuple[int, ...], views: ViewsSpec, device: torch.device, holders: int
 ) -> None:
-    if max(shape[:2]) > MOST_SHRUNK * views.image_size:
+    smallest = views.first_size or views.image_size
+    if max(shape[:2]) > MOST_SHRUNK * smallest:
         raise UsageError(
             f"resident images have sides of up to {MOST_SHRUNK} views, {MOST_SHRUNK} times "
-            f"{views.image_size} pixels, got {max(shape[:2])}; {INSTEAD}"
+            f"{smallest} pixels, got {max(shape[:2])}; {INSTEAD}"
         )
     needed, free = count * int(np.prod(shape)), free_memory(device)
     room = needed if free is None else free // 2 // holders
