@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from moco import rehearsal
 from moco.cli.dry_run import describe_room, describe_speed, forecast_figures, predicted_seconds
 from moco.contrast import Contrast, Contrasted
+from moco.data.resident import ResidentImages
 from moco.plan import Plan, make_plan
+from moco.plan_batches import load_plan
 from moco.pretraining import train
 from moco.rehearsal import rehearse
 
@@ -130,6 +133,18 @@ def test_a_first_step_that_took_long_is_the_only_one_on_the_kept_batch(
     rehearsal_of = rehearsal._compute_rate
     monkeypatch.setattr(rehearsal, "_compute_rate", lambda *inputs: rehearsal_of(*inputs[:3], 40.0))
     assert rehearse(planned(tiny_settings, tmp_path / "run")).rates.compute == 8 / 40.0
+
+
+def test_copying_is_timed_where_there_is_something_to_copy(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    plan = planned(tiny_settings, tmp_path / "run")
+    (kept,) = load_plan(plan, start=0, stop=1)
+    assert rehearsal._copy_rate(plan, kept) is None
+    elsewhere = replace(plan, device=torch.device("meta"))  # which stores nothing
+    assert (rehearsal._copy_rate(elsewhere, kept) or 0) > 0
+    resident = ResidentImages(torch.zeros(64, 24, 24, 3, dtype=torch.uint8), {}, 0.0)
+    assert rehearsal._copy_rate(replace(elsewhere, resident=resident), kept) is None
 
 
 def test_a_plan_of_one_step_is_measured_like_any_other(

@@ -23,6 +23,7 @@ from moco.recipe_files import read_recipe, set_fields
 from moco.recipes import MOCO_V1, MOCO_V2
 
 pretrain_module = importlib.import_module("moco.pretraining")
+DOCS = Path(__file__).parents[2] / "docs"
 KEYS = [
     "step",
     "epoch",
@@ -165,6 +166,12 @@ def test_dry_run_shows_the_plan_and_writes_nothing(
     assert {"steps", "images_per_second", "predicted_seconds", "binds"} <= set(figures)
     assert figures["steps"] == 12
     assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
+    assert "monitor" not in head
+    watched = ["--monitor-train", str(photos), "--monitor-test", str(photos)]
+    assert main(["pretrain", str(photos), *settings, "--dry-run", *watched]) == 0
+    assert "the monitor's time after each epoch comes on top" in capsys.readouterr().out
+    documented = (DOCS / "json.md").read_text()
+    assert all(f"`{key}`" in documented for key in figures if "images_per_second" not in key)
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,20 @@ WHAT_BINDS = {
 }
 
 
-def show_plan(plan: Plan) -> dict[str, object]:
-    """Print the plan, the recipe and a forecast from a few steps; write nothing."""
+def show_plan(plan: Plan, *, monitored: bool = False) -> dict[str, object]:
+    """Print the plan, the recipe and a forecast from a few steps; write nothing.
+
+    Args:
+        monitored: a monitor will take time of its own.
+    """
     if rank() > 0:
         rehearse(plan)
         return {}
     say("\n".join(describe_plan(plan)))
     seen = rehearse(plan)
     lines = describe_contrast(plan, seen.contrast) + describe_speed(plan, seen)
+    if monitored:
+        lines.append("the monitor's time after each epoch comes on top")
     say("\n".join([*lines, *describe_room(plan, seen)]))
     say(f"\n{recipe_yaml(plan.recipe)}")
     return forecast_figures(plan, seen)

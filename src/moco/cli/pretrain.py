@@ -34,7 +34,7 @@ def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the figures of the run, or of what it would be."""
     plan, monitor = together(lambda: prepare(arguments))
     if arguments.dry_run:
-        return show_plan(plan)
+        return show_plan(plan, monitored=monitor is not None)
     began = time.monotonic()
     with StopSignals() as signals:
         train(

@@ -174,7 +174,7 @@ def cut_together(cuts: DeviceCuts, used: Ids, boxes: list[list[Box]]) -> tuple[T
     """Return both crops, cut all at once; no device is waited for."""
     device = cuts.pixels.device
     ids = torch.from_numpy(used).to(device, non_blocking=True)
-    places = torch.tensor(boxes).to(device, non_blocking=True)
+    places = torch.from_numpy(np.array(boxes)).to(device, non_blocking=True)
     crop_a, crop_b = (cuts.cut(ids, of_view) for of_view in places)
     return crop_a, crop_b
 
