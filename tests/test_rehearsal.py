@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from moco.plan import Plan, make_plan
 from moco.plan_batches import load_plan
 from moco.pretraining import train
 from moco.rehearsal import rehearse
+from moco.time_trial import Stepper
 
 SLOW_READ = 0.02
 """Seconds an image: on a quiet machine 8 of them take ten times as long as a step."""
@@ -190,6 +192,16 @@ def rehearsed_in_group(tiny: list[str], run: str) -> torch.Tensor:
     seen = rehearse(planned(tiny, Path(run), workers=1))
     rates = seen.rates
     return torch.tensor([rates.decode, rates.compute, rates.together, seen.disk_bytes])
+
+
+def test_its_steps_are_those_of_a_run(tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = ["schedule=step", "milestones=[5]"]  # the rate does not change
+    plan = planned(tiny_settings, tmp_path / "run", epochs=1, settings=settings)
+    stepper = Stepper(plan)
+    losses = [stepper.step(batch).item() for batch in load_plan(plan, start=0, stop=plan.steps)]
+    train(plan)
+    rows = (plan.run / "metrics.jsonl").read_text().splitlines()
+    assert losses == [json.loads(row)["loss"] for row in rows]
 
 
 @pytest.mark.slow

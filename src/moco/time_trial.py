@@ -7,10 +7,12 @@ import time
 import torch
 from torch import Tensor
 
+from moco.batch_norm import average_statistics
 from moco.build import build_optimizer
 from moco.contrast import Contrast
 from moco.data.batches import Batch, to_device
 from moco.device import shared_cpu
+from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
 from moco.plan import Plan
 from moco.plan_batches import load_plan, watch_over
 from moco.pretraining import build_plan
@@ -28,21 +30,27 @@ class Stepper:
         self.contrast = together(lambda: build_plan(plan)).train()
         self._match_views = averaging_gradients(self.contrast)
         self._optimizer = build_optimizer(plan.recipe.optimizer, self.contrast)
+        self._before = KeptBuffers(self.contrast, beside=self.contrast.dictionary)
 
     def step(self, batch: Batch) -> Tensor:
-        """Take a step on a batch, whose views become those that it was taken on.
+        """Take a step on a batch as `pretraining.run_steps` does; its views move to the device.
 
         Returns:
             Its loss; a GPU may still be at work on it.
         """
         view_a, view_b, image_ids = to_device(batch, self.plan.recipe.views, self.plan.device)
+        self._before.keep()
         loss, keys, _ = self._match_views(view_a, view_b, image_ids, batch.step)
+        loss = self.plan.recipe.loss_scale * loss
         self._optimizer.zero_grad()
         loss.backward()
-        self._optimizer.step()
-        self.contrast.advance(keys, image_ids, self.plan.recipe.key_momentum)
-        taken: Tensor = loss.detach()
-        return taken
+        taken = is_finite_everywhere(loss, self.contrast.parameters())
+        step_if(taken, self._optimizer)
+        self.contrast.advance(keys, image_ids, self.plan.recipe.key_momentum, taken)
+        average_statistics(self.contrast)
+        self._before.put_back(unless=taken)
+        figure: Tensor = loss.detach()
+        return figure
 
     def train_state(self) -> dict[str, object]:
         """Return what a checkpoint holds of the optimizer."""
