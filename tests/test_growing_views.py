@@ -11,6 +11,7 @@ import torch
 
 from moco.build import build_contrast
 from moco.checkpoint import load_checkpoint
+from moco.cli.dry_run import show_plan
 from moco.cli.terminal import describe_plan
 from moco.data.batches import Batch, Batches
 from moco.data.changes import Changes
@@ -25,6 +26,7 @@ from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import MOCO_V2, MOCO_V3_VIT_SMALL, RECIPES
 from moco.schedules import growing_size
+from moco.time_trial import Stepper, time_steps
 
 GROWING = ["views.first_size=8", "views.size_step=4", "views.full_size_from=0.7", "epochs=3"]
 STEPS = 12  # three epochs of four
@@ -171,3 +173,26 @@ def test_evaluations_that_cut_smaller_crops_do_not_grow(recipe: Recipe) -> None:
         linear_protocol(recipe), sides=replace(linear_protocol(recipe).sides, train=8)
     )
     assert protocol.train_views(views).image_size == 8
+
+
+def test_forecasts_are_made_at_the_full_size(
+    photos: Path,
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sides: list[int] = []
+    step = Stepper.step
+
+    def noting(self: Stepper, batch: Batch) -> torch.Tensor:
+        sides.append(batch.view_a.shape[-1])
+        return step(self, batch)
+
+    monkeypatch.setattr(Stepper, "step", noting)
+    for name in ("COPY", "LOADING", "COMPUTE", "TOGETHER"):
+        monkeypatch.setattr(f"moco.rehearsal.{name}_SECONDS", 0.01)
+    plan = make_plan(photos, recipe=recipe, run="unused", device="cpu", workers=0)
+    show_plan(plan)
+    time_steps(plan)
+    assert set(sides) == {16}
+    assert "measured at 16 pixels" in capsys.readouterr().out

@@ -6,7 +6,7 @@ Its parts are in `specs`; the papers' own recipes are values in `recipes`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moco.schedules import cosine, growing_size
 from moco.specs import (
@@ -157,6 +157,10 @@ class Recipe:
         return growing_size(
             views.first_size, views.image_size, views.size_step, epoch, growing_epochs
         )
+
+    def at_full_size(self) -> Recipe:
+        """Return the recipe with views that never grow: what its slowest steps are."""
+        return replace(self, views=replace(self.views, first_size=0))
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole run."""

@@ -65,10 +65,13 @@ class Rehearsal:
 def rehearse(plan: Plan) -> Rehearsal:
     """Measure a plan's parts and the whole, in all processes of the run alike.
 
+    Views that grow are measured at their full size, which decides how much memory a run takes.
+
     Raises:
         MocoError: As a run would in its first steps.
     """
     began = time.monotonic()
+    plan = replace(plan, recipe=plan.recipe.at_full_size())
     forget_device_peak(plan.device)
     stepper = Stepper(plan)
     with shared_cpu(plan.device, plan.workers), watch_over(plan) as watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -58,7 +59,11 @@ class Stepper:
 
 
 def time_steps(plan: Plan) -> tuple[Contrast, float]:
-    """Take some steps that are thrown away; return the contrast and images per second."""
+    """Take some steps that are thrown away; return the contrast and images per second.
+
+    Views that grow are timed at their full size.
+    """
+    plan = replace(plan, recipe=plan.recipe.at_full_size())
     stepper = Stepper(plan)
     steps, began = 0, time.monotonic()
     stop = min(TIMED_STEPS, plan.steps)

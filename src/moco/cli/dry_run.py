@@ -59,6 +59,11 @@ def describe_speed(plan: Plan, seen: Rehearsal) -> list[str]:
         f"{rates.together:,.0f} images/s here, about {duration(predicted_seconds(plan, seen))} in "
         f"all; the parts alone promise {expected:,.0f} images/s",
     ]
+    if plan.recipe.views.first_size:
+        lines.append(
+            f"measured at {plan.recipe.views.image_size} pixels; epochs with smaller views take "
+            "less, so the run ends earlier"
+        )
     if machine.resident:
         lines.append("loading is cutting images that are on the device, in turn with training")
     elif machine.workers == 0:

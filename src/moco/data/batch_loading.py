@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 import torch
@@ -129,9 +128,8 @@ class Overdue:
         except (RuntimeError, OSError, EOFError) as error:
             if self.is_over:
                 raise RuntimeError(f"{TOO_LATE} after {self.timeout} seconds") from error
-            if not isinstance(error, RuntimeError):  # a broken pipe; torch looked too early
-                wait([child.sentinel for child in self.children], DYING_SECONDS)
-            if (loss := _loss_among(self.children)) is not None:
+            patience = 0.0 if isinstance(error, RuntimeError) else DYING_SECONDS  # a broken pipe
+            if (loss := _loss_among(self.children, patience)) is not None:
                 raise RuntimeError(loss) from error
             raise
         finally:
@@ -145,8 +143,15 @@ class Overdue:
             end_hung_processes(self.notes)
 
 
-def _loss_among(children: Sequence[BaseProcess]) -> str | None:
-    """Return how a loading process died, in torch's words, None if each is alive or done."""
+def _loss_among(children: Sequence[BaseProcess], patience: float) -> str | None:
+    """Return how a loading process died, in torch's words, None if each is alive or done.
+
+    Args:
+        patience: seconds that one may still take to die.
+    """
+    until = time.monotonic() + patience
+    while not any(child.exitcode for child in children) and time.monotonic() < until:
+        time.sleep(0.02)
     for child in children:
         if code := child.exitcode:
             how = f"exited unexpectedly with exit code {code}"
