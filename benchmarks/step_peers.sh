@@ -24,7 +24,7 @@ solo=${SOLO_LEARN:-git+https://github.com/vturrisi/solo-learn@9187ea39c2c3f43c45
 if [ ! -x "$python" ]; then
     "${PYTHON:-python3}" -m venv "$environment"
     "$python" -m pip install "$root[bench]" "lightly==${LIGHTLY:-1.6.0}" \
-        lightning torchmetrics omegaconf einops scipy scikit-learn tqdm wandb "setuptools<81"
+        lightning torchmetrics omegaconf einops scipy scikit-learn tqdm wandb wheel "setuptools<81"
     "$python" -m pip install --no-deps --no-build-isolation "$solo"
 fi
 export PYTHONPATH=$root/src  # this checkout, whatever the environment has

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moco.benchmark.contender import Contender, Views, check_work
-from moco.benchmark.timing import elapsed, images_per_second
+from moco.benchmark.timing import elapsed, images_per_second, passes_in, rates_in_turn
 from moco.recipes import MOCO_V2
 
 CalledPasses = list[tuple[str, int]]
@@ -53,6 +53,27 @@ def test_a_turn_is_of_whole_passes_and_lasts_the_seconds() -> None:
     assert "".join(name for name, _ in calls) == "ABBBABBB"
     assert [number for name, number in calls if name == "B"] == [0, 1, 2, 0, 1, 2]
     assert rates == {"A": [4 / 2.0] * 2, "B": [3 * 4 / 1.5] * 2}
+
+
+def test_a_turn_of_so_many_passes_looks_at_the_clock_twice() -> None:
+    calls: CalledPasses = []
+    looks: list[int] = []
+
+    def clock(_: object) -> float:
+        looks.append(len(calls))
+        return float(len(calls))
+
+    (a,) = recorded("A", calls)
+    rates = rates_in_turn([a], rounds=2, seconds=0.1, passes={"A": 5}, clock=clock)
+    assert looks == [0, 5, 5, 10]
+    assert rates == {"A": [4.0, 4.0]}
+
+
+def test_as_many_passes_as_take_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: CalledPasses = []
+    monkeypatch.setattr("time.process_time", lambda: 0.5 * len(calls))
+    assert passes_in(recorded("AB", calls), 1.7) == {"A": 4, "B": 4}
+    assert passes_in(recorded("A", calls), 0.1) == {"A": 1}
 
 
 def test_uses_one_thread_and_gives_the_others_back() -> None:

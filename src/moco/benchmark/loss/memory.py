@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import multiprocessing
 import re
 import resource
@@ -60,6 +63,7 @@ def peak_bytes(*, anew: bool = False) -> int:
     """
     try:
         if anew:
+            give_back()
             RESET.write_text("5")
         found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
     except OSError:
@@ -68,3 +72,10 @@ def peak_bytes(*, anew: bool = False) -> int:
         return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, or a pass could use it again unseen."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another system's library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
