@@ -17,8 +17,6 @@ import torch
 from moco.benchmark.loss.rows import LossRow, LossShape, loss_row, made_inputs
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-WARM = 8
-"""Queries and keys of a first pass, which brings in the code that is run."""
 
 
 def extra_bytes(row: LossRow, shape: LossShape) -> int:
@@ -44,12 +42,11 @@ def _extra_on_gpu(row: LossRow) -> int:
 
 
 def extra_in_this_process(name: str, shape: LossShape) -> int:
-    """Make a pass of a row on the CPU; return how far this process's memory grew for it."""
+    """Make a second pass of a row on the CPU; return how far this process's memory grew for it."""
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    small = LossShape(WARM, WARM, shape.dim, shape.temperature)
-    loss_row(name, made_inputs(small, cpu)).run()
     row = loss_row(name, made_inputs(shape, cpu))
+    row.run()  # brings in the code, and what the matrix library keeps for good
     before = peak_bytes(anew=True)
     row.run()
     return peak_bytes() - before
