@@ -102,11 +102,12 @@ def test_memory_that_was_freed_counts_when_it_is_used_again() -> None:
     del again
 
 
+@pytest.mark.slow
 def test_the_official_loss_needs_several_matrices_of_all_logits_and_ours_none() -> None:
     shape = LossShape(256, 65_536, 16, 0.2)  # a matrix of logits is 67 MB
     inputs = made_inputs(SHAPE, CPU)
     official, ours = (
         extra_bytes(loss_row(name, inputs), shape) / 67e6 for name in ("official", "ours")
     )
-    assert 2 < official < 6
+    assert 2.5 < official < 3.5  # logits and their gradient, and what cross entropy keeps
     assert ours < official / 10
