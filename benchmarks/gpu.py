@@ -141,7 +141,7 @@ class Runner:
         run = options.runs / name
         train, test = options.cifar / "train", options.cifar / "test"
         words = ["pretrain", str(train), "--recipe", CIFAR_RECIPES[name], "--run", str(run)]
-        words += ["--device", options.device]
+        words += ["--device", options.device, "--resident"]
         words += [*TINY_WORDS, "--epochs", "1", "--workers", "0"] if options.tiny else []
         limit = max(1.0, self.left() - (0 if options.tiny else 40))  # kNN and saving want theirs
         found = self.command(words, limit, name)
