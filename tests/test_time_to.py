@@ -130,7 +130,7 @@ def test_a_run_that_breaks_down_missed(
     photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never = torch.tensor(False)
-    monkeypatch.setattr("moco.pretraining.is_finite_everywhere", lambda *_: never)
+    monkeypatch.setattr("moco.training_step.is_finite_everywhere", lambda *_: never)
     run = timed(photos, recipe, tmp_path, Scores(0.1), Target(0.6))
     time_run(run)
     assert run.reached is None

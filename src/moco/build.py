@@ -39,6 +39,7 @@ def build_contrast(
     seed: int,
     device: torch.device = CPU,
     precision: torch.dtype | None = None,
+    accumulate: int = 1,
 ) -> Contrast:
     """Return the recipe's untrained contrast on the device, the same for the same seed.
 
@@ -46,12 +47,13 @@ def build_contrast(
         images: how many there are: a memory bank has a vector for each.
         precision: the type that the encoders compute in, None for float32. Float32 it is too where
             a CPU would get lower precision wrong: see `cpu_kernels`.
+        accumulate: how many parts a batch is taken in.
 
     Raises:
         UsageError: The backbone is unknown, does not take the recipe's image size or drops no
             tokens, or the groups do not go with the number of processes.
     """
-    check_shares(recipe)
+    check_shares(recipe, accumulate)
     torch.manual_seed(seed)
     encoder = build_encoder(recipe.encoder, recipe.views)
     drop_tokens(encoder.backbone, recipe.encoder)
@@ -64,7 +66,7 @@ def build_contrast(
     predictor = build_predictor(recipe.encoder, feature_count(encoder.backbone))
     for module in (encoder, predictor):
         if module is not None:
-            share_batch_norm(module, recipe.batch_norm_groups)
+            share_batch_norm(module, recipe.batch_norm_groups, accumulate)
     contrast = Contrast(
         encoder,
         build_dictionary(recipe, images),
@@ -78,26 +80,43 @@ def build_contrast(
     return contrast.to(device, memory_format=encoder.layout)  # type: ignore[call-overload,no-any-return]
 
 
-def check_shares(recipe: Recipe) -> None:
-    """Refuse a batch that its processes cannot share equally.
+def check_shares(recipe: Recipe, accumulate: int = 1) -> None:
+    """Refuse a batch that its processes cannot share equally, or take in so many parts.
 
     Raises:
-        UsageError: It is no multiple of their number.
+        UsageError: It is no multiple of their number, or of their parts.
     """
+    if accumulate < 1:
+        raise UsageError(f"accumulate must be from 1, got {accumulate}")
     if recipe.batch_size % world_size():
         raise UsageError(
             f"batch_size {recipe.batch_size} does not split over {world_size()} processes; set it "
             "to a multiple (it counts the images of all of them)"
         )
+    if recipe.batch_size // world_size() % accumulate:
+        raise UsageError(
+            f"a process's {recipe.batch_size // world_size()} images do not split into "
+            f"{accumulate} parts; choose another accumulate"
+        )
 
 
-def share_batch_norm(module: nn.Module, groups: int) -> None:
+def share_batch_norm(module: nn.Module, groups: int, accumulate: int = 1) -> None:
     """Make the batch norm inside `module` normalize each of `groups` slices of the global batch.
 
+    Args:
+        accumulate: how many parts a process's images come in, whole groups in each.
+
     Raises:
-        UsageError: The groups do not split over the processes, nor one group over all of them.
+        UsageError: The groups do not split over the processes, nor one group over all of them, or
+            they do not split into the parts.
     """
     processes = world_size()
+    if accumulate > 1 and has_batch_norm(module) and groups % (processes * accumulate):
+        raise UsageError(
+            f"batch_norm_groups {groups} does not split into {accumulate} parts of "
+            "each process: batch norm would see less than a group; choose an accumulate that "
+            "divides them, or another batch_norm_groups, which is another recipe"
+        )
     if groups == 1 < processes:
         sync_batch_norm(module)
     elif groups % processes:
@@ -105,8 +124,8 @@ def share_batch_norm(module: nn.Module, groups: int) -> None:
             f"batch_norm_groups {groups} does not split over {processes} processes; set it to 1, "
             "for one group over all, or to a multiple"
         )
-    elif groups > processes:
-        group_batch_norm(module, groups // processes)
+    elif groups > processes * accumulate:
+        group_batch_norm(module, groups // processes // accumulate)
 
 
 def build_dictionary(recipe: Recipe, images: int) -> Queue | InBatch | MemoryBank:

@@ -8,9 +8,9 @@ device, so that no step waits to be told.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from moco.distributed import true_everywhere
 
+Part = TypeVar("Part")
 MOST_IN_A_ROW = 3
 """So many steps left out one after the other end the run: it will not recover."""
 EVEN = 64
@@ -96,6 +97,28 @@ class KeptBuffers:
         """Keep them as they are."""
         for kept, value in zip(self._kept, self._own, strict=True):
             kept.copy_(value)
+
+    def at_mean_over(self, parts: Sequence[Part]) -> Iterator[Part]:
+        """Yield parts of a batch; what each moves, it moves from where all began.
+
+        In the end running statistics are their mean: one move for the batch, whatever its parts.
+        """
+        began = self.copies()
+        totals = [torch.zeros_like(value) for value in self._own]
+        for part in parts:
+            self.put(began)
+            yield part
+            torch._foreach_add_(totals, self._own)
+        self.put([total / len(parts) for total in totals])
+
+    def copies(self) -> list[Tensor]:
+        """Return them as they are."""
+        return [value.clone() for value in self._own]
+
+    def put(self, copies: Sequence[Tensor]) -> None:
+        """Make them what they were when they were copied."""
+        for value, copy in zip(self._own, copies, strict=True):
+            value.copy_(copy)
 
     def put_back(self, *, unless: Tensor | None = None) -> None:
         """Make them as they were, unless the boolean scalar holds; waits for nothing."""

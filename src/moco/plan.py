@@ -52,6 +52,8 @@ class Plan:
     timeout: float = LOADER_TIMEOUT_SECONDS
     """Seconds that a loading process, or another process, may let the run wait."""
 
+    accumulate: int = 1
+    """How many parts a batch is taken in, for less memory."""
     resident: ResidentImages | None = field(default=None, compare=False)
     """All images on the device, None where loading processes, or the run itself, read them."""
 
@@ -84,6 +86,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     bad_limit: float = BAD_LIMIT,
     timeout: float = LOADER_TIMEOUT_SECONDS,
     resident: bool = False,
+    accumulate: int = 1,
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -101,6 +104,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         bad_limit: share of the images, 0 to 1, that may turn out unusable before the run ends.
         timeout: seconds that a loading process, or another process, may let the run wait.
         resident: keep all images on the device, read here and now; no loading processes then.
+        accumulate: take each batch in so many parts: the same step in less memory.
 
     Raises:
         UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
@@ -141,6 +145,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         steps_per_epoch=len(images) // settled.batch_size,
         bad_limit=bad_limit,
         timeout=timeout,
+        accumulate=accumulate,
         resident=_load_resident(images, settled, picked) if resident else None,
     )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
-from moco.batch_norm import average_statistics
 from moco.build import build_contrast, build_optimizer
 from moco.checkpoint import Checkpoint
 from moco.contrast import Contrast
@@ -20,14 +19,9 @@ from moco.device import shared_cpu
 from moco.distributed import rank
 from moco.errors import InterruptedRunError, MocoError, StorageError
 from moco.evaluation.monitor import knn_monitor
-from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
 from moco.plan import Plan, make_plan
 from moco.plan_batches import load_plan, watch_over
-from moco.processes import (
-    averaging_gradients,
-    check_same,
-    together,
-)
+from moco.processes import check_same, together
 from moco.progress import Report, SilentReport
 from moco.queue_filling import fill_queue
 from moco.recipe import Recipe
@@ -35,6 +29,7 @@ from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
 from moco.specs import BAD_LIMIT
 from moco.step_figures import Unread
+from moco.training_step import TrainingStep
 from moco.watchdog import Watch
 
 READ_EVERY_STEPS = 20
@@ -55,6 +50,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     bad_limit: float = BAD_LIMIT,
     timeout: float = LOADER_TIMEOUT_SECONDS,
     resident: bool = False,
+    accumulate: int = 1,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -79,6 +75,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         timeout: seconds that a loading process, or another process of the run, may let it wait
             before it is given up.
         resident: keep all images, of one size and 8 bits, on the device; no loading processes then.
+        accumulate: take each batch in so many parts: the same step in less memory.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -102,6 +99,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             bad_limit=bad_limit,
             timeout=timeout,
             resident=resident,
+            accumulate=accumulate,
         )
     )
     monitor = together(
@@ -210,6 +208,7 @@ def build_plan(plan: Plan) -> Contrast:
         seed=plan.seed,
         device=plan.device,
         precision=plan.precision,
+        accumulate=plan.accumulate,
     )
     if rank() > 0:  # what is drawn from here on, dropout, is each process's own
         torch.manual_seed(plan.seed ^ rank())
@@ -220,8 +219,9 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
     """Take every step that is left: Algorithm 1, line for line."""
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
-    match_views = averaging_gradients(contrast)
-    before = KeptBuffers(contrast, beside=contrast.dictionary)
+    training = TrainingStep(
+        contrast, optimizer, loss_scale=recipe.loss_scale, accumulate=plan.accumulate
+    )
     session.status("running")
     for batch in load_plan(plan, start=session.step, stop=plan.steps, notes=watch.notes):
         watch.note(batch.step)
@@ -230,18 +230,9 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
         contrast.temperature = recipe.temperature_at(batch.step, plan.steps_per_epoch)
         view_a, view_b, image_ids = to_device(batch, plan.recipe.views, plan.device)
 
-        before.keep()
-        loss, keys, scores = match_views(view_a, view_b, image_ids, batch.step)
-        loss = recipe.loss_scale * loss
-        optimizer.zero_grad()
-        loss.backward()
-        taken = is_finite_everywhere(loss, contrast.parameters())  # else as if it had never been
         # of the next step: the official code moves the key encoder at that step's start
         key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
-        step_if(taken, optimizer)
-        contrast.advance(keys, image_ids, key_momentum, taken)
-        average_statistics(contrast)
-        before.put_back(unless=taken)
+        figures = training.take(view_a, view_b, image_ids, batch.step, key_momentum)
 
         session.step = batch.step + 1
         session.unread.append(
@@ -250,7 +241,7 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
                 batch.step // plan.steps_per_epoch,
                 learning_rate,
                 key_momentum,
-                torch.stack([loss.detach(), *scores, taken.to(loss.dtype)]),
+                figures,
                 batch.image_ids,
             )
         )

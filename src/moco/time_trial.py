@@ -8,16 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from moco.batch_norm import average_statistics
 from moco.build import build_optimizer
 from moco.contrast import Contrast
 from moco.data.batches import Batch, to_device
 from moco.device import shared_cpu
-from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
 from moco.plan import Plan
 from moco.plan_batches import load_plan, watch_over
 from moco.pretraining import build_plan
-from moco.processes import averaging_gradients, largest, together
+from moco.processes import largest, together
+from moco.training_step import TrainingStep
 
 TIMED_STEPS, TIMED_SECONDS = 40, 8.0
 """A forecast is made from so many steps, or so long."""
@@ -29,9 +28,13 @@ class Stepper:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.contrast = together(lambda: build_plan(plan)).train()
-        self._match_views = averaging_gradients(self.contrast)
         self._optimizer = build_optimizer(plan.recipe.optimizer, self.contrast)
-        self._before = KeptBuffers(self.contrast, beside=self.contrast.dictionary)
+        self._training = TrainingStep(
+            self.contrast,
+            self._optimizer,
+            loss_scale=plan.recipe.loss_scale,
+            accumulate=plan.accumulate,
+        )
 
     def step(self, batch: Batch) -> Tensor:
         """Take a step on a batch as `pretraining.run_steps` does; its views move to the device.
@@ -39,19 +42,8 @@ class Stepper:
         Returns:
             Its loss; a GPU may still be at work on it.
         """
-        view_a, view_b, image_ids = to_device(batch, self.plan.recipe.views, self.plan.device)
-        self._before.keep()
-        loss, keys, _ = self._match_views(view_a, view_b, image_ids, batch.step)
-        loss = self.plan.recipe.loss_scale * loss
-        self._optimizer.zero_grad()
-        loss.backward()
-        taken = is_finite_everywhere(loss, self.contrast.parameters())
-        step_if(taken, self._optimizer)
-        self.contrast.advance(keys, image_ids, self.plan.recipe.key_momentum, taken)
-        average_statistics(self.contrast)
-        self._before.put_back(unless=taken)
-        figure: Tensor = loss.detach()
-        return figure
+        views = to_device(batch, self.plan.recipe.views, self.plan.device)
+        return self._training.take(*views, batch.step, self.plan.recipe.key_momentum)[0]
 
     def train_state(self) -> dict[str, object]:
         """Return what a checkpoint holds of the optimizer."""

@@ -12,6 +12,7 @@ from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
 from moco.cli.shared_options import (
+    add_accumulate,
     add_bad_limit,
     add_device,
     add_json,
@@ -112,6 +113,7 @@ The same command goes on where a stopped run was.""",
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     add_loading(command)
     add_resident(command)
+    add_accumulate(command)
     command.add_argument(
         "--timeout",
         type=float,

@@ -73,6 +73,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         bad_limit=arguments.bad_limit,
         timeout=arguments.timeout,
         resident=arguments.resident,
+        accumulate=arguments.accumulate,
     )
     monitor = knn_monitor(
         arguments.monitor_train,

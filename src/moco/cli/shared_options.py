@@ -67,6 +67,17 @@ def add_resident(command: Parser) -> None:
     )
 
 
+def add_accumulate(command: Parser) -> None:
+    """Let it take each batch in parts."""
+    command.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take each batch in N parts, for less memory: the same step (default: 1)",
+    )
+
+
 def add_bad_limit(command: Parser) -> None:
     """Let it say how many images may be unusable."""
     command.add_argument(

@@ -1,0 +1,71 @@
+"""One step of Algorithm 1: from two views of a batch to moved weights and stored keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from moco.accumulation import backward_in_parts
+from moco.batch_norm import average_statistics
+from moco.contrast import Contrast, Contrasted
+from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
+from moco.processes import averaging_gradients
+
+
+class TrainingStep:
+    """Takes steps; all processes of a run call it alike.
+
+    Args:
+        loss_scale: what the loss is multiplied with before its gradient is taken.
+        accumulate: take each batch in so many parts, for less memory; the step is the same.
+    """
+
+    def __init__(
+        self, contrast: Contrast, optimizer: Optimizer, *, loss_scale: float, accumulate: int = 1
+    ) -> None:
+        self.contrast, self.optimizer = contrast, optimizer
+        self.loss_scale, self.accumulate = loss_scale, accumulate
+        self._match_views = averaging_gradients(contrast) if accumulate == 1 else None
+        self._before = KeptBuffers(contrast, beside=contrast.dictionary)
+
+    def take(
+        self, view_a: Tensor, view_b: Tensor, image_ids: Tensor, step: int, key_momentum: float
+    ) -> Tensor:
+        """Take a step on two views [N, channels, S, S] of N images; wait for nothing.
+
+        Args:
+            image_ids: [N].
+            step: counted from 0.
+            key_momentum: m of Eq. 2.
+
+        Returns:
+            [5]: the loss, the three pretext scores, and 1 if the step was taken, or 0 where a
+            number was not finite: then it is as if it had never been.
+        """
+        self._before.keep()
+        loss, keys, scores = self._backward(view_a, view_b, image_ids, step)
+        taken = is_finite_everywhere(loss, self.contrast.parameters())
+        step_if(taken, self.optimizer)
+        self.contrast.advance(keys, image_ids, key_momentum, taken)
+        average_statistics(self.contrast)
+        self._before.put_back(unless=taken)
+        return torch.stack([loss.detach(), *scores, taken.to(loss.dtype)])
+
+    def _backward(self, view_a: Tensor, view_b: Tensor, image_ids: Tensor, step: int) -> Contrasted:
+        """Match the views and leave the gradients, averaged over processes."""
+        self.optimizer.zero_grad()
+        if self._match_views is None:
+            return backward_in_parts(
+                self.contrast,
+                (view_a, view_b),
+                image_ids,
+                step,
+                parts=self.accumulate,
+                loss_scale=self.loss_scale,
+                buffers=self._before,
+            )
+        loss, keys, scores = self._match_views(view_a, view_b, image_ids, step)
+        loss = self.loss_scale * loss
+        loss.backward()
+        return Contrasted(loss, keys, scores)
