@@ -152,6 +152,7 @@ class Runner:
             return found
         score = ["evaluate", "knn", str(run), "--train", str(train), "--test", str(test)]
         score += ["--neighbours", "200", "--temperature", "0.1", "--layer", "head"]
+        score += ["--workers", "0" if options.tiny else "4"]
         if found["state"] == "done":
             knn = self.command([*score, "--device", options.device], 60, f"{name}-knn")
             figures["knn"] = knn.get("figures", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,7 @@ def write_trace(row: StepRow, path: Path) -> None:
     Raises:
         StorageError: It cannot be written.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says much that nobody asked for
     activities = [ProfilerActivity.CPU]
     if row.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
