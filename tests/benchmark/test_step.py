@@ -145,8 +145,17 @@ def test_times_every_row_in_every_round(tiny: Callable[..., Recipe]) -> None:
     assert official.ratios == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
-@pytest.mark.parametrize("more", [[], ["width=0.5", "stem=small"], ["stage_blocks=[1, 1, 2, 1]"]])
+@pytest.mark.parametrize(
+    ("backbone", "more"),
+    [
+        ("resnet18", ["width=0.5", "stem=small"]),
+        ("resnet34", []),
+        ("resnet50", ["width=2"]),
+        ("resnet50", ["stage_blocks=[1, 1, 2, 1]"]),
+        ("resnet101", []),
+        ("resnet152", []),
+    ],
+)
 def test_torchvisions_network_is_ours(backbone: str, more: list[str]) -> None:
     recipe = set_fields(RECIPES["moco-v2"], [f"backbone={backbone}", *more])
     with torch.device("meta"):
@@ -199,3 +208,22 @@ def test_the_official_queue_takes_columns_in_turn(tiny: Callable[..., Recipe]) -
         official._store(keys + begin)
         assert torch.equal(official.queue[:, begin : begin + 16], (keys + begin).T)
     assert not torch.equal(before, official.queue)
+
+
+def test_the_official_step_tries_convolutions_on_a_gpu_and_nowhere_else(
+    tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official = official_step(common_start(tiny(), CPU))
+    seen: list[bool] = []
+
+    def see(*_: Any) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.benchmark)
+        return torch.zeros(())
+
+    monkeypatch.setattr(official, "_step", see)
+    view = torch.zeros(2, 3, 16, 16)
+    official.step(view, view)
+    monkeypatch.setattr(official, "device", torch.device("cuda"))
+    official.step(view, view)
+    assert seen == [False, True]
+    assert not torch.backends.cudnn.benchmark

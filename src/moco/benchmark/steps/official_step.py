@@ -90,6 +90,10 @@ class OfficialStep:
     def step(self, view_a: Tensor, view_b: Tensor) -> Tensor:
         """Take a step on two views [N, channels, S, S] of each image; return the loss."""
         view_a, view_b = (view.contiguous(memory_format=self.layout) for view in (view_a, view_b))
+        with self._tried_convolutions():
+            return self._step(view_a, view_b)
+
+    def _step(self, view_a: Tensor, view_b: Tensor) -> Tensor:
         loss_of = self._symmetric_loss if self.recipe.symmetric else self._loss
         with self._autocast():
             loss = loss_of(view_a, view_b)
@@ -158,6 +162,12 @@ class OfficialStep:
         begin = int(self.next_column)
         self.queue[:, begin : begin + len(keys)] = keys.T
         self.next_column[0] = (begin + len(keys)) % self.queue.shape[1]
+
+    def _tried_convolutions(self) -> AbstractContextManager[None]:
+        """Let cuDNN try its algorithms on each shape and keep the fastest, as the script does."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True)
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.precision is None:

@@ -136,7 +136,7 @@ def official_rows(start: Start) -> list[StepRow]:
             start,
             "official",
             "official",
-            f"{does}; float32, NCHW, one batch norm over the batch",
+            f"{does}; float32, NCHW, one batch norm over the batch; cudnn.benchmark on a GPU",
             official_step(start),
         ),
         _row(
