@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from moco.benchmark.files import Likeness
 from moco.benchmark.training import comparing
@@ -116,6 +118,14 @@ def test_senseless_numbers_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=told):
         compare_training(recipe, photos, rounds=rounds, sizes=sizes)
+
+
+def test_only_photographs_are_taken(recipe: Recipe, tmp_path: Path) -> None:
+    for number in range(16):
+        deep = np.full((20, 20), 1000 * number, dtype=np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{number}.png")
+    with pytest.raises(UsageError, match="no photographs of 8 bits"):
+        train_rows(image_files(tmp_path, tmp_path, 16), recipe, ALONE)
 
 
 def test_too_few_images_are_refused(tmp_path: Path, photos: Path) -> None:

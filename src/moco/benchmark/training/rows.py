@@ -17,6 +17,7 @@ from moco.benchmark.steps.official_step import Meter, OfficialStep
 from moco.benchmark.steps.our_step import OurStep
 from moco.data.batches import to_device
 from moco.data.images import Images
+from moco.errors import UsageError
 from moco.plan import make_plan
 from moco.plan_batches import load_plan
 from moco.recipe import Recipe
@@ -50,10 +51,19 @@ class TrainRow:
 
 
 def our_training(images: Images, recipe: Recipe, learner: OurStep, sizes: Sizes) -> TrainRow:
-    """Return what a run of `moco pretrain` does from its files to its steps."""
+    """Return what a run of `moco pretrain` does from its files to its steps.
+
+    Raises:
+        UsageError: The images are such that it would change the recipe's views.
+    """
     plan = make_plan(
         images, recipe=recipe, device=sizes.device.type, workers=sizes.workers, run="unused"
     )
+    if plan.recipe.views != recipe.views:
+        raise UsageError(
+            "these images are no photographs of 8 bits, so a run would change the recipe's views, "
+            "which the official script cannot; name another --images"
+        )
     begun = iter(range(0, 1 << 40, sizes.steps))
 
     def take() -> Shapes:
