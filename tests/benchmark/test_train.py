@@ -45,6 +45,14 @@ def test_both_train_on_the_same_files(recipe: Recipe, photos: Path, tmp_path: Pa
         assert row.take() == [(16, 3, 16, 16)] * 2
 
 
+def test_views_that_grow_are_of_their_full_size_beside_the_official_ones(
+    recipe: Recipe, photos: Path, tmp_path: Path
+) -> None:
+    growing = set_fields(recipe, ["views.first_size=8", "size_step=8"])
+    for row in train_rows(image_files(photos, tmp_path, 16), growing, ALONE):
+        assert row.take() == [(16, 3, 16, 16)] * 2
+
+
 def test_loading_processes_do_it_and_their_time_counts(recipe: Recipe, photos: Path) -> None:
     found = compare_training(recipe, photos, rounds=2, sizes=Sizes(2, 1, CPU))
     assert [result.row.name for result in found.results] == ["ours", "official"]

@@ -57,7 +57,11 @@ def our_training(images: Images, recipe: Recipe, learner: OurStep, sizes: Sizes)
         UsageError: The images are such that it would change the recipe's views.
     """
     plan = make_plan(
-        images, recipe=recipe, device=sizes.device.type, workers=sizes.workers, run="unused"
+        images,
+        recipe=recipe.at_full_size(),  # the official loop's views do not grow
+        device=sizes.device.type,
+        workers=sizes.workers,
+        run="unused",
     )
     if plan.recipe.views != recipe.views:
         raise UsageError(
