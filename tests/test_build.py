@@ -199,6 +199,15 @@ def test_a_queue_is_told_to_count_only_what_it_holds() -> None:
     assert queue.image_ids.tolist() == [NO_KEY] * 40
 
 
+def test_a_queue_keeps_its_keys_in_the_precision_that_it_is_told() -> None:
+    spec = DictionarySpec(size=40, key_precision="bfloat16")
+    kinds = [
+        build_contrast(recipe, images=33, seed=0).dictionary.keys.dtype
+        for recipe in (TINY, replace(TINY, dictionary=spec))
+    ]
+    assert kinds == [torch.float32, torch.bfloat16]
+
+
 def test_the_predictor_belongs_to_the_queries_alone() -> None:
     encoder = replace(TINY.encoder, head="mlp_bn", predictor="mlp", head_width=8)
     recipe = replace(TINY, encoder=encoder, mechanism="in_batch", batch_norm_groups=1)

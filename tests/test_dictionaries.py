@@ -5,12 +5,14 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from moco.dictionaries import InBatch, MemoryBank, Queue
 from moco.info_nce import NO_IMAGE, NO_KEY, info_nce
+from moco.info_nce_paths import score
 
 TAKEN = torch.tensor(True)
 
@@ -124,6 +126,43 @@ def test_stores_values_without_gradient_in_its_own_type() -> None:
     assert queue.keys.dtype == torch.float32
     assert not queue.keys.requires_grad
     assert queue.keys[:3, 1].tolist() == [0, -1, -2]
+
+
+def test_bfloat16_keys_are_the_rounded_ones_in_half_the_memory() -> None:
+    torch.manual_seed(0)
+    wide = Queue(40, 16)
+    torch.manual_seed(0)
+    queue = Queue(40, 16, key_precision=torch.bfloat16)
+    assert queue.keys.nbytes * 2 == wide.keys.nbytes
+    keys, ids = F.normalize(torch.randn(7, 16), dim=1), torch.arange(7)
+    for each in (queue, wide):
+        each.store(keys, ids, TAKEN)
+    assert torch.equal(queue.keys, wide.keys.bfloat16())  # the random rows of the start too
+    assert not torch.equal(queue.keys.float(), wide.keys)
+    assert torch.equal(queue.image_ids, wide.image_ids)
+    found = queue.look_up(keys, ids, (0, 0, 0))
+    assert torch.equal(found.positives, keys)  # the batch's own are not rounded
+    assert found.negatives.data_ptr() == queue.keys.data_ptr()  # nor is a copy made
+
+
+def test_a_step_against_bfloat16_keys_is_the_definition_on_the_rounded_keys() -> None:
+    torch.manual_seed(0)
+    queue = Queue(600, 16, key_precision=torch.bfloat16, exclude_same_image=True)
+    queue.store(F.normalize(torch.randn(300, 16), dim=1), torch.arange(300), TAKEN)
+    queries, keys = F.normalize(torch.randn(2, 8, 16), dim=2)
+    ids = torch.arange(295, 303)
+    queries.requires_grad_()
+    found = queue.look_up(keys, ids, (0, 0, 0))
+    loss, _ = score(queries, *found[:2], 0.1, query_ids=ids, negative_ids=found.negative_ids)
+    loss.backward()
+    exact = queries.detach().double().requires_grad_()
+    rounded = queue.keys.double()
+    wanted = info_nce(
+        exact, keys.double(), rounded, 0.1, query_ids=ids, negative_ids=queue.image_ids
+    )
+    wanted.backward()
+    assert abs(loss.item() - wanted.item()) < 1e-5
+    torch.testing.assert_close(queries.grad.double(), exact.grad, rtol=0, atol=1e-6)
 
 
 def test_refuses_to_hold_no_key() -> None:

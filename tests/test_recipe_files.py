@@ -50,6 +50,7 @@ SET = {
     "dictionary.filled_only": ("true", True),
     "dictionary.fill_first": ("true", True),
     "dictionary.bank_momentum": ("0.3", 0.3),
+    "dictionary.key_precision": ("bfloat16", "bfloat16"),
     "views.image_size": ("64", 64),
     "views.first_size": ("160", 160),
     "views.size_step": ("16", 16),
@@ -100,6 +101,12 @@ def value_of(recipe: Recipe, field: str) -> Any:
 
 def test_the_table_above_names_every_field() -> None:
     assert list(SET) == FIELDS
+
+
+def test_what_was_written_before_keys_had_a_precision_reads_as_float32() -> None:
+    values = recipe_to_dict(MOCO_V1)
+    del values["dictionary"]["key_precision"]
+    assert recipe_from_dict(values) == MOCO_V1
 
 
 @each_field

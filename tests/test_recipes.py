@@ -24,6 +24,7 @@ IMAGENET_V1 = {
     "dictionary.size": 65536,
     "dictionary.filled_only": False,
     "dictionary.fill_first": False,
+    "dictionary.key_precision": "float32",
     "dictionary.exclude_same_image": False,
     "views.image_size": 224,
     "views.first_size": 0,
@@ -77,6 +78,7 @@ CIFAR = {
     "dictionary.size": 4096,
     "dictionary.filled_only": False,
     "dictionary.fill_first": False,
+    "dictionary.key_precision": "float32",
     "dictionary.exclude_same_image": False,
     "views.image_size": 32,
     "views.first_size": 0,
@@ -370,3 +372,15 @@ def test_evaluation_smaller_than_a_network_can_see_is_refused_for_that_reason() 
 def test_groups_of_two_images_are_the_smallest() -> None:
     assert set_fields(MOCO_V1, ["batch_norm_groups=128"]).batch_norm_groups == 128
     assert set_fields(MOCO_V1, ["batch_norm_groups=1"]).batch_norm_groups == 1
+
+
+@pytest.mark.parametrize("mechanism", ["in_batch", "end_to_end", "memory_bank"])
+def test_only_a_queue_rounds_its_keys(mechanism: str) -> None:
+    with pytest.raises(UsageError, match=f"needs a queue, mechanism is {mechanism}; set it to"):
+        set_fields(MOCO_V2, [f"mechanism={mechanism}", "key_precision=bfloat16"])
+
+
+def test_a_queue_of_rounded_keys_is_told() -> None:
+    words = MOCO_V2.dictionary_in_words
+    rounded = set_fields(MOCO_V2, ["key_precision=bfloat16"])
+    assert rounded.dictionary_in_words == f"{words} in bfloat16"

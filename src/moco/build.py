@@ -21,7 +21,7 @@ from moco.encoders import (
 from moco.errors import UsageError
 from moco.lars import LARS
 from moco.recipe import Recipe
-from moco.specs import Mechanism, OptimizerSpec
+from moco.specs import KeyPrecision, Mechanism, OptimizerSpec
 
 CPU = torch.device("cpu")
 KEYS_FROM: dict[Mechanism, KeySource] = {
@@ -29,6 +29,10 @@ KEYS_FROM: dict[Mechanism, KeySource] = {
     "in_batch": "momentum_encoder",
     "end_to_end": "query_encoder",
     "memory_bank": "query_itself",
+}
+KEY_PRECISIONS: dict[KeyPrecision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
 }
 
 
@@ -138,7 +142,8 @@ def build_dictionary(recipe: Recipe, images: int) -> Queue | InBatch | MemoryBan
         return _build_dictionary(recipe, images)
     except RuntimeError as error:  # torch's allocator says no
         rows = images if recipe.mechanism == "memory_bank" else recipe.dictionary.size
-        size = rows * recipe.encoder.dim * 4 / 1e9
+        bytes_each = KEY_PRECISIONS[recipe.dictionary.key_precision].itemsize
+        size = rows * recipe.encoder.dim * bytes_each / 1e9
         raise UsageError(
             f"a dictionary of {rows:,} vectors needs {size:,.0f} GB; "
             "lower dictionary.size or encoder.dim"
@@ -154,6 +159,7 @@ def _build_dictionary(recipe: Recipe, images: int) -> Queue | InBatch | MemoryBa
                 dim,
                 exclude_same_image=spec.exclude_same_image,
                 filled_only=spec.filled_only,
+                key_precision=KEY_PRECISIONS[spec.key_precision],
             )
         case "in_batch" | "end_to_end":
             return InBatch()

@@ -66,6 +66,7 @@ class Queue(nn.Module):
         exclude_same_image: leave older keys of the query's own image out of its negatives. The
             papers' code counts them; with a queue not much smaller than the data set they matter.
         filled_only: leave the random vectors of the start out; the papers' code counts them.
+        key_precision: the type that keys are kept in, torch.bfloat16 in half the memory of float32.
     """
 
     keys: Tensor
@@ -79,12 +80,14 @@ class Queue(nn.Module):
         *,
         exclude_same_image: bool = False,
         filled_only: bool = False,
+        key_precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"queue size must be at least 1, got {size}")
         self.exclude_same_image, self.filled_only = exclude_same_image, filled_only
-        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        keys = F.normalize(torch.randn(size, dim), dim=1)
+        self.register_buffer("keys", keys.to(key_precision))
         self.register_buffer("image_ids", torch.full((size,), NO_KEY if filled_only else NO_IMAGE))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
 

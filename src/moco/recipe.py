@@ -95,6 +95,11 @@ class Recipe:
             f"dictionary.fill_first fills a queue, and mechanism is {self.mechanism}; set it to "
             "false, or mechanism to queue",
         )
+        require(
+            self.mechanism == "queue" or self.dictionary.key_precision == "float32",
+            f"dictionary.key_precision {self.dictionary.key_precision} needs a queue, mechanism is "
+            f"{self.mechanism}; set it to float32",
+        )
         groups = self.batch_norm_groups
         require(
             groups >= 1 and self.batch_size % groups == 0 and self.batch_size // groups >= 2,
@@ -141,8 +146,9 @@ class Recipe:
         """What queries are compared with, for people."""
         match self.mechanism:
             case "queue":
-                filled = ", filled before the first step" if self.dictionary.fill_first else ""
-                return f"queue of {self.dictionary.size:,} keys{filled}"
+                rounded = " in bfloat16" * (self.dictionary.key_precision == "bfloat16")
+                filled = ", filled before the first step" * self.dictionary.fill_first
+                return f"queue of {self.dictionary.size:,} keys{rounded}{filled}"
             case "in_batch" | "end_to_end":
                 return f"{self.batch_size:,} keys of the batch"
             case "memory_bank":

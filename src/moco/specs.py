@@ -24,6 +24,7 @@ Operation = Literal[
 ]
 Mechanism = Literal["queue", "in_batch", "end_to_end", "memory_bank"]
 KeyMomentumSchedule = Literal["constant", "cosine"]
+KeyPrecision = Literal["float32", "bfloat16"]
 Schedule = Literal["step", "cosine", "cosine_from_one", "warmup_cosine"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_CHANNELS = 1024
@@ -103,6 +104,9 @@ class DictionarySpec:
     than random rows. Not in the papers; see docs/schedules.md."""
     bank_momentum: float = 0.5
     """Share of the old vector that a memory bank keeps when an image was seen again, 0 to 1."""
+    key_precision: KeyPrecision = "float32"
+    """What the queue keeps its keys in; bfloat16 takes half the memory and rounds each number to 8
+    bits. A queue only."""
 
     def __post_init__(self) -> None:
         require(self.size >= 1, f"dictionary.size must be at least 1, got {self.size}")

@@ -180,6 +180,23 @@ def test_stopped_and_resumed_equals_unbroken(
     assert_equal_runs(run, unbroken)
 
 
+def test_bfloat16_keys_are_kept_and_gone_on_from(
+    photos: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = set_fields(recipe, ["key_precision=bfloat16"])
+    once, twice = (plan_of(photos, recipe, tmp_path / name) for name in ("once", "twice"))
+    with pytest.raises(InterruptedRunError):
+        train(twice, monitor=drawing_monitor, stop=StopAfter(5))
+    for plan in (once, twice):
+        train(plan, monitor=drawing_monitor)
+    assert_equal_runs(once.run, twice.run)
+    keys = load_newest(once.run).model["dictionary.keys"]
+    assert keys.dtype == torch.bfloat16
+    wide = plan_of(photos, set_fields(recipe, ["key_precision=float32"]), once.run)
+    with pytest.raises(UsageError, match=r"dictionary\.key_precision bfloat16 -> float32"):
+        train(wide)
+
+
 def save_only_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(Session, "is_save_due", lambda session: session.step in {*steps, STEPS})
 
