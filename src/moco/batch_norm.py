@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moco.distributed import mean_over_processes, sum_over_processes, world_size
+
+OWN = 1.0
+"""The momentum with which batch norm leaves a slice's own statistics in the rows given."""
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -94,13 +97,19 @@ class GroupedBatchNorm(SharedBatchNorm):
         precision = torch.promote_types(input.dtype, torch.float32)
         means = input.new_zeros(self.groups, self.num_features, dtype=precision)
         variances = torch.zeros_like(means)
-        parts = [
-            # momentum 1 makes batch norm leave the slice's own statistics in the rows given
-            F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-            for part, mean, variance in zip(input.chunk(self.groups), means, variances, strict=True)
-        ]
+        rows = list(zip(means, variances, strict=True))
+        if input.device.type == "cpu":
+            normalized = _NormalizeSlices.apply(input, self.weight, self.bias, rows, self.eps)
+        else:
+            parts = input.chunk(self.groups)
+            normalized = torch.cat(
+                [
+                    F.batch_norm(part, *row, self.weight, self.bias, True, OWN, self.eps)
+                    for part, row in zip(parts, rows, strict=True)
+                ]
+            )
         self.track(means.mean(dim=0), variances.mean(dim=0))
-        return torch.cat(parts)
+        return cast(Tensor, normalized)
 
     def _fits_kernels(self, input: Tensor) -> bool:
         """Say whether the GPU's kernels can do it: statistics of float32 that move by a share."""
@@ -126,6 +135,56 @@ class GroupedBatchNorm(SharedBatchNorm):
             share=self.momentum,
         )
         return normalized
+
+
+class _NormalizeSlices(torch.autograd.Function):
+    """Plain batch norm of each slice, written where it belongs: putting slices together is a copy.
+
+    `rows` are a mean and a variance [channels] for each slice, and receive its own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        rows: list[tuple[Tensor, Tensor]],
+        eps: float,
+    ) -> Tensor:
+        output = torch.empty_like(input)
+        saved: list[Tensor] = []
+        parts = zip(input.chunk(len(rows)), output.chunk(len(rows)), rows, strict=True)
+        for part, into, (mean, variance) in parts:
+            own = mean.new_empty(mean.shape), mean.new_empty(mean.shape)
+            torch.native_batch_norm(
+                part, weight, bias, mean, variance, True, OWN, eps, out=(into, *own)
+            )
+            saved += own
+        ctx.save_for_backward(input, weight, *saved)
+        ctx.eps = eps
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, *saved = ctx.saved_tensors
+        groups = len(saved) // 2
+        parts = zip(gradient.chunk(groups), input.chunk(groups), strict=True)
+        wanted = [True, weight is not None, weight is not None]
+        found = [
+            torch.ops.aten.native_batch_norm_backward(
+                of_output, part, weight, None, None, mean, deviation, True, ctx.eps, wanted
+            )
+            for (of_output, part), mean, deviation in zip(
+                parts, saved[::2], saved[1::2], strict=True
+            )
+        ]
+        to_inputs, to_weights, to_biases = zip(*found, strict=True)
+        if weight is None:
+            return torch.cat(to_inputs), None, None, None, None
+        to_weight, to_bias = (torch.stack(each).sum(dim=0) for each in (to_weights, to_biases))
+        return torch.cat(to_inputs), to_weight, to_bias, None, None
 
 
 @lru_cache(maxsize=1)

@@ -54,9 +54,16 @@ def is_finite_everywhere(loss: Tensor, weights: Iterable[Tensor]) -> Tensor:
     does. Nobody waits for it: see `step_if`.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
-    entries = torch._foreach_norm(gradients, math.inf)  # the largest entry of each, NaN if one is
-    figures = torch.stack([loss.detach().float(), *(entry.float() for entry in entries)])
-    return true_everywhere(figures.isfinite().all())
+    on_cpu = loss.device.type == "cpu"
+    if on_cpu and _are_finite(loss, [gradient.sum() for gradient in gradients]):
+        return true_everywhere(torch.tensor(True))  # sums are quicker there, but may overflow
+    largest = torch._foreach_norm(gradients, math.inf)  # entry of each, NaN if one is
+    return true_everywhere(_are_finite(loss, largest))
+
+
+def _are_finite(loss: Tensor, figures: Sequence[Tensor]) -> Tensor:
+    figures = [figure.float() for figure in (loss.detach(), *figures)]
+    return torch.stack(figures).isfinite().all()
 
 
 def step_if(taken: Tensor, optimizer: Optimizer) -> None:
