@@ -191,3 +191,31 @@ def test_files_that_hold_no_features_are_told_by_their_names(
     errors = capsys.readouterr().err
     assert f"{bad} holds no features that can be read" in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "knn", "{run}"],
+        ["evaluate", "linear", "{run}"],
+        ["evaluate", "few-labels", "{run}"],
+        ["evaluate", "finetune", "{run}", "--set", "epochs=1", "--set", "warmup_epochs=0"],
+        ["compare", "{run}", "pixels"],
+        ["evaluate", "retrieval", "{run}"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_one_source_for_both_is_told(
+    words: list[str],
+    run: Path,
+    class_folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    both = str(class_folders / "train")
+    command = [word.format(run=run) for word in words]
+    main([*command, "--train", both, "--test", f"{both}/../train", "--device", "cpu"])
+    told = "warning: --train and --test are one source" in capsys.readouterr().err
+    assert told == ("retrieval" not in words)  # which leaves each image out of its own search
+    main([*command, "--train", both, "--test", str(class_folders / "test"), "--device", "cpu"])
+    assert "one source" not in capsys.readouterr().err

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from moco.cli.asked_measure import asked_measure
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.labelled_features import LabelledFeatures, asked_model, features_of, labelled_pair
+from moco.cli.labelled_features import (
+    LabelledFeatures,
+    asked_model,
+    features_of,
+    labelled_pair,
+    warn_of_one_source,
+)
 from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
@@ -61,6 +67,7 @@ class Results:
 def run(arguments: argparse.Namespace) -> int:
     """Print which of several networks is better, and whether the data suffice to say so."""
     check_json_path(arguments.json)
+    warn_of_one_source(arguments)
     check_figure_path(arguments.plot)
     if not 0 <= arguments.seed < 1 << 31:
         raise UsageError(f"--seed must be from 0 to 2^31 - 1, got {arguments.seed}")

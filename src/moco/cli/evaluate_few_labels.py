@@ -11,7 +11,7 @@ import torch
 
 from moco.cli.finetune_options import asked_spec
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.labelled_features import labelled_features
+from moco.cli.labelled_features import labelled_features, warn_of_one_source
 from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
 from moco.cli.tuning import asked_compute, make_folder, starting_network
@@ -28,6 +28,7 @@ from moco.evaluation.labelled_part import LabelledPart, part_of
 def run(arguments: argparse.Namespace) -> int:
     """Print how far a few labels go."""
     check_json_path(arguments.json)
+    warn_of_one_source(arguments)
     if not arguments.finetune:
         _refuse_tuning(arguments)
     spec, compute = asked_spec(arguments) if arguments.finetune else None, asked_compute(arguments)

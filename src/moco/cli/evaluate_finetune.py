@@ -12,6 +12,7 @@ from torch import nn
 
 from moco.cli.finetune_options import asked_spec
 from moco.cli.json_file import check_json_path, write_json
+from moco.cli.labelled_features import warn_of_one_source
 from moco.cli.output import printable, say
 from moco.cli.terminal import print_table
 from moco.cli.tuning import (
@@ -31,6 +32,7 @@ from moco.evaluation.labelled import LabelledImages, matching_images
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, print the scores, keep the network."""
     check_json_path(arguments.json)
+    warn_of_one_source(arguments)
     spec, compute = asked_spec(arguments), asked_compute(arguments)
     cache_bytes = train_cache_bytes(compute)
     train, test = matching_images(arguments.train, arguments.test, cache_bytes=cache_bytes)

@@ -7,7 +7,7 @@ from math import isnan
 
 from moco.cli.asked_measure import asked_measure, shown
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.labelled_features import labelled_features
+from moco.cli.labelled_features import labelled_features, warn_of_one_source
 from moco.cli.output import say
 from moco.cli.terminal import print_table
 from moco.device import pick_device
@@ -20,6 +20,7 @@ from moco.evaluation.published import INSTDISC_KNN, NOTEBOOK_KNN, published
 def run(arguments: argparse.Namespace) -> int:
     """Print how well nearest neighbours in feature space share their class."""
     check_json_path(arguments.json)
+    warn_of_one_source(arguments)
     if arguments.neighbours < 1 or not arguments.temperature > 0:
         raise UsageError("--neighbours must be at least 1 and --temperature above 0")
     found = labelled_features(arguments)

@@ -8,7 +8,7 @@ from math import isnan
 from moco.cli.asked_measure import asked_measure, shown
 from moco.cli.evaluate_linear_official import run_official
 from moco.cli.json_file import check_json_path, write_json
-from moco.cli.labelled_features import labelled_features
+from moco.cli.labelled_features import labelled_features, warn_of_one_source
 from moco.cli.linear_options import OFFICIAL, refuse_options
 from moco.cli.output import say
 from moco.cli.published_table import print_published
@@ -21,6 +21,7 @@ from moco.evaluation.linear_fast import LinearResult, linear
 def run(arguments: argparse.Namespace) -> int:
     """Print what a linear classifier makes of a run's features."""
     check_json_path(arguments.json)
+    warn_of_one_source(arguments)
     if arguments.protocol == "official":
         return run_official(arguments)
     refuse_options(arguments, OFFICIAL, "--protocol official")

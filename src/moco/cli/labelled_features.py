@@ -44,6 +44,16 @@ class LabelledFeatures:
     """The layer that was asked for; None of files, whose `encoder` says it."""
 
 
+def warn_of_one_source(arguments: argparse.Namespace) -> None:
+    """Say that a score is of images that were learnt from, where one source is named as both."""
+    if arguments.train.resolve() == arguments.test.resolve():
+        print(
+            "warning: --train and --test are one source: the score is of images that were learnt "
+            "from, and too high; name others as --test",
+            file=sys.stderr,
+        )
+
+
 def labelled_features(arguments: argparse.Namespace) -> LabelledFeatures:
     """Return the features of --train and --test; images that cannot be read are named.
 
