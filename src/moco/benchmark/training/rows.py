@@ -56,9 +56,10 @@ def our_training(images: Images, recipe: Recipe, learner: OurStep, sizes: Sizes)
     Raises:
         UsageError: The images are such that it would change the recipe's views.
     """
+    recipe = recipe.at_full_size()  # the official loop's views do not grow
     plan = make_plan(
         images,
-        recipe=recipe.at_full_size(),  # the official loop's views do not grow
+        recipe=recipe,
         device=sizes.device.type,
         workers=sizes.workers,
         run="unused",
