@@ -131,7 +131,7 @@ def add_up(
         weights = logits.sub_(largest).exp_()
         shrunk = (before - largest).exp_()
         softmax.mul_(shrunk).add_(weights.sum(dim=1, keepdim=True))
-        keys.mul_(shrunk).addmm_(weights, chunk)
+        keys = torch.addmm(keys.mul_(shrunk), weights, chunk)
     return Sums(largest, softmax, keys, nearest, similarities, counted)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from moco.benchmark.loss import comparing
 from moco.benchmark.loss.comparing import check_equal_losses, compare_losses
@@ -111,3 +112,14 @@ def test_the_official_loss_needs_several_matrices_of_all_logits_and_ours_none() 
     )
     assert 2.5 < official < 3.5  # logits and their gradient, and what cross entropy keeps
     assert ours < official / 10
+
+
+def test_counters_see_our_products() -> None:
+    """Equal work is asserted by operations; those of an in-place product are not counted."""
+    counted = {}
+    for name in ("official", "ours"):
+        row = loss_row(name, made_inputs(LossShape(32, 4096, 16, 0.2), CPU))
+        with FlopCounterMode(display=False) as counter:
+            row.run()
+        counted[name] = counter.get_total_flops()
+    assert counted["ours"] == pytest.approx(counted["official"], rel=0.01)
