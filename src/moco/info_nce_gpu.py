@@ -32,7 +32,7 @@ import torch
 import triton
 from torch import Tensor
 
-from moco.info_nce import NO_KEY, PretextScores
+from moco.info_nce import NO_KEY, PretextScores, check_inputs
 from moco.info_nce_kernels import score_negatives, score_positives
 
 PROGRAMS = 264
@@ -126,11 +126,9 @@ def score_in_kernels(
     Raises:
         ValueError: The shapes do not fit, ids are not int64, or the temperature is not above 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    _check_shapes(queries, positives, negatives)
-    if negative_ids is not None:
-        _check_ids(queries, negatives, query_ids, negative_ids)
+    check_inputs(queries, positives, negatives, temperature, query_ids, negative_ids)
+    if negative_ids is not None and not (query_ids.dtype == negative_ids.dtype == torch.int64):
+        raise ValueError(f"ids must be int64, got {query_ids.dtype} and {negative_ids.dtype}")
     inputs = queries, positives, negatives, float(temperature), query_ids, negative_ids
     with torch.cuda.device_of(queries):
         loss, *scores = cast(tuple[Tensor, ...], _Score.apply(*inputs))
@@ -256,24 +254,3 @@ def _tile(dtype: torch.dtype, columns: int) -> int:
 
 def _padded(columns: int) -> int:
     return max(SMALLEST_TILE, cast(int, triton.next_power_of_2(columns)))
-
-
-def _check_shapes(queries: Tensor, positives: Tensor, negatives: Tensor) -> None:
-    """Kernels would read past the end of rows that are too few."""
-    if queries.ndim != 2 or positives.shape != queries.shape:
-        raise ValueError(
-            f"queries and positives must both be [N, C], got {list(queries.shape)} "
-            f"and {list(positives.shape)}"
-        )
-    if negatives.ndim != 2 or negatives.shape[1] != queries.shape[1]:
-        raise ValueError(f"negatives must be [M, {queries.shape[1]}], got {list(negatives.shape)}")
-
-
-def _check_ids(queries: Tensor, negatives: Tensor, query_ids: Tensor, negative_ids: Tensor) -> None:
-    if query_ids.shape != queries.shape[:1] or negative_ids.shape != negatives.shape[:1]:
-        raise ValueError(
-            f"ids must be one per row, got {list(query_ids.shape)} for {len(queries)} queries "
-            f"and {list(negative_ids.shape)} for {len(negatives)} negatives"
-        )
-    if query_ids.dtype != torch.int64 or negative_ids.dtype != torch.int64:
-        raise ValueError(f"ids must be int64, got {query_ids.dtype} and {negative_ids.dtype}")
