@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from moco.build import build_contrast, build_optimizer
 from moco.cli.main import main
+from moco.cli.terminal import describe_plan
 from moco.distributed import rank
 from moco.errors import UsageError
 from moco.plan import make_plan
@@ -127,6 +128,7 @@ def test_a_run_in_parts_is_the_run(
         plan = make_plan(
             photos, recipe=recipe, run=run, device="cpu", workers=0, accumulate=int(parts)
         )
+        assert ("each batch in 4 parts" in describe_plan(plan)[1]) == (parts == "4")
         train(plan)
         losses.append([row["loss"] for row in read_lines(run / "metrics.jsonl")])
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)

@@ -110,7 +110,7 @@ def describe_plan(plan: Plan) -> list[str]:
     lines = [
         f"{len(plan.images):,} images, recipe {recipe.name} ({recipe.source})",
         f"{recipe.epochs} epochs of {plan.steps_per_epoch} steps of {recipe.batch_size} images on "
-        f"{processes}{plan.device.type}, {where_images_lie(plan)}",
+        f"{processes}{plan.device.type}, {where_images_lie(plan)}{in_parts(plan)}",
         f"run directory {plan.run}",
     ]
     if recipe.views.first_size:
@@ -119,6 +119,11 @@ def describe_plan(plan: Plan) -> list[str]:
     lines += left_out_lines(plan.images)
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
     return lines
+
+
+def in_parts(plan: Plan) -> str:
+    """Say in how many parts a batch is taken, where it is not whole."""
+    return f", each batch in {plan.accumulate} parts" if plan.accumulate > 1 else ""
 
 
 def where_images_lie(plan: Plan) -> str:
