@@ -216,7 +216,7 @@ def build_plan(plan: Plan) -> Contrast:
 
 
 def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) -> None:
-    """Take every step that is left: the loop of Algorithm 1, whose inside is `TrainingStep.take`."""
+    """Take every step that is left: the loop of Algorithm 1; its inside is `TrainingStep.take`."""
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
     training = TrainingStep(
