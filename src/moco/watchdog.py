@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from moco.data.images import Images
-from moco.data.workers import ImageNotes, named_loss
+from moco.data.workers import ImageNotes, deaths_unannounced, named_loss
 from moco.distributed import rank, world_size
 from moco.errors import FailedElsewhereError, InterruptedRunError, LostProcessError, MocoError
 from moco.processes import is_sign_of_loss, limited_to, meeting_store
@@ -78,7 +78,8 @@ def watched(
         try:
             yield watch
         except BaseException as error:
-            named = _named(error, watch, images, run)
+            with deaths_unannounced():  # of those that are ended now, too
+                named = _named(error, watch, images, run)
             if named is None:
                 raise
             raise named from error

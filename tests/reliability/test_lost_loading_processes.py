@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,12 @@ from ranks import (
 )
 
 from moco.data.batch_loading import Overdue
-from moco.data.workers import ImageNotes, end_hung_processes
+from moco.data.workers import (
+    ENDING,
+    ImageNotes,
+    deaths_unannounced,
+    end_hung_processes,
+)
 
 TIMEOUT = 3
 WITHIN = TIMEOUT + 5
@@ -148,6 +154,38 @@ def test_an_error_of_the_pipe_stays_itself_when_nobody_died() -> None:
     with pytest.raises(OSError, match="another"):
         overdue.wait_for(breaks())
     overdue.is_over = True
+
+
+def test_what_another_thread_still_ends_is_not_raised_later() -> None:
+    """Both may find a batch overdue; torch raises wherever the main thread then is."""
+
+    def raise_it(*_: object) -> None:
+        raise RuntimeError("DataLoader worker is killed")
+
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    begun = threading.Event()
+
+    def end_it() -> None:
+        with ENDING:
+            begun.set()
+            time.sleep(0.3)
+            child.kill()
+            child.join()
+            time.sleep(0.1)
+
+    before = signal.signal(signal.SIGCHLD, raise_it)
+    try:
+        thread = threading.Thread(target=end_it)
+        thread.start()
+        begun.wait()
+        with deaths_unannounced():
+            pass
+        assert signal.getsignal(signal.SIGCHLD) is raise_it
+        thread.join()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert child.exitcode == -signal.SIGKILL
 
 
 def die_soon() -> None:

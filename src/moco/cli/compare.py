@@ -67,7 +67,6 @@ class Results:
 def run(arguments: argparse.Namespace) -> int:
     """Print which of several networks is better, and whether the data suffice to say so."""
     check_json_path(arguments.json)
-    warn_of_one_source(arguments)
     check_figure_path(arguments.plot)
     if not 0 <= arguments.seed < 1 << 31:
         raise UsageError(f"--seed must be from 0 to 2^31 - 1, got {arguments.seed}")
@@ -90,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _judge_all(models: Sequence[FoundModel], arguments: argparse.Namespace) -> Results:
     """Judge one network after the other: features of two at most are in memory."""
     pair = labelled_pair(arguments)
+    warn_of_one_source(arguments)
     judged: dict[str, Judged] = {}
     first: LabelledFeatures | None = None
     for model in models:

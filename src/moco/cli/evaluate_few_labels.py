@@ -28,13 +28,13 @@ from moco.evaluation.labelled_part import LabelledPart, part_of
 def run(arguments: argparse.Namespace) -> int:
     """Print how far a few labels go."""
     check_json_path(arguments.json)
-    warn_of_one_source(arguments)
     if not arguments.finetune:
         _refuse_tuning(arguments)
     spec, compute = asked_spec(arguments) if arguments.finetune else None, asked_compute(arguments)
     if spec is not None and arguments.run is None:
         raise UsageError("name a RUN: --finetune trains its network, and needs images")
     found = labelled_features(arguments)
+    warn_of_one_source(arguments)
     train, test = found.train, found.test
     check_pair(train, test)
     splits = _splits(arguments, train)

@@ -32,10 +32,10 @@ from moco.evaluation.labelled import LabelledImages, matching_images
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, print the scores, keep the network."""
     check_json_path(arguments.json)
-    warn_of_one_source(arguments)
     spec, compute = asked_spec(arguments), asked_compute(arguments)
     cache_bytes = train_cache_bytes(compute)
     train, test = matching_images(arguments.train, arguments.test, cache_bytes=cache_bytes)
+    warn_of_one_source(arguments)
     backbone, recipe = starting_network(arguments)
     keeper = _keeper(arguments, backbone, train, spec)
     found = finetune(

@@ -20,10 +20,10 @@ from moco.evaluation.published import INSTDISC_KNN, NOTEBOOK_KNN, published
 def run(arguments: argparse.Namespace) -> int:
     """Print how well nearest neighbours in feature space share their class."""
     check_json_path(arguments.json)
-    warn_of_one_source(arguments)
     if arguments.neighbours < 1 or not arguments.temperature > 0:
         raise UsageError("--neighbours must be at least 1 and --temperature above 0")
     found = labelled_features(arguments)
+    warn_of_one_source(arguments)
     train, test = found.train, found.test
     measure = asked_measure(arguments.measure, test)
     headline = arguments.neighbours, arguments.temperature

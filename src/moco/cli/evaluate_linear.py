@@ -21,13 +21,13 @@ from moco.evaluation.linear_fast import LinearResult, linear
 def run(arguments: argparse.Namespace) -> int:
     """Print what a linear classifier makes of a run's features."""
     check_json_path(arguments.json)
-    warn_of_one_source(arguments)
     if arguments.protocol == "official":
         return run_official(arguments)
     refuse_options(arguments, OFFICIAL, "--protocol official")
     if not 0 <= arguments.seed < 1 << 31:
         raise UsageError(f"--seed must be from 0 to 2^31 - 1, got {arguments.seed}")
     found = labelled_features(arguments)
+    warn_of_one_source(arguments)
     train, test = found.train, found.test
     result = linear(
         train,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from moco.cli.asked_measure import shown
 from moco.cli.json_file import write_json
+from moco.cli.labelled_features import warn_of_one_source
 from moco.cli.linear_options import FAST, refuse_options
 from moco.cli.output import printable, say
 from moco.cli.published_table import print_published
@@ -38,6 +39,7 @@ def run_official(arguments: argparse.Namespace) -> int:
     compute = asked_compute(arguments)
     cache_bytes = train_cache_bytes(compute)
     train, test = matching_images(arguments.train, arguments.test, cache_bytes=cache_bytes)
+    warn_of_one_source(arguments)
     backbone, recipe = trained_network(arguments)
     protocol = with_changes(
         linear_protocol(recipe),

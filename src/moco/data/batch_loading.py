@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from moco.data.batches import Batch, Batches
 from moco.data.workers import (
+    ENDING,
     LOADER_TIMEOUT_SECONDS,
     TOO_LATE,
     ImageNotes,
@@ -137,10 +138,11 @@ class Overdue:
 
     def look(self) -> None:
         """End them if it is time to."""
-        since = self._waiting_since
-        if since is not None and time.monotonic() - since > self.timeout + LOOK_SECONDS:
-            self.is_over = True
-            end_hung_processes(self.notes)
+        with ENDING:
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > self.timeout + LOOK_SECONDS:
+                self.is_over = True
+                end_hung_processes(self.notes)
 
 
 def _loss_among(children: Sequence[BaseProcess], patience: float) -> str | None:

@@ -31,6 +31,8 @@ STACK_SIGNAL: int | None = getattr(signal, "SIGRTMIN", None)
 """Makes a loading process write its stacks; none where the system has no such signal."""
 STACK_SECONDS = 0.5
 """How long it gets to write them."""
+ENDING = threading.RLock()
+"""Held by whoever ends loading processes."""
 KILLED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
 TOO_LATE = "DataLoader timed out"
 
@@ -125,22 +127,33 @@ def end_hung_processes(notes: ImageNotes) -> None:
     """
     notes.keep()
     own = [child for child in multiprocessing.active_children() if child.pid in notes.at()]
-    if STACK_SIGNAL is not None:
-        for child in own:
-            with suppress(ProcessLookupError):  # another thread ended it meanwhile
-                os.kill(child.pid or 0, STACK_SIGNAL)
-        time.sleep(STACK_SECONDS)
-    is_main = threading.current_thread() is threading.main_thread()
-    # torch answers the end of each with an error of its own
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
-    try:
+    with deaths_unannounced(), ENDING:
+        if STACK_SIGNAL is not None:
+            for child in own:
+                with suppress(ProcessLookupError):  # another thread ended it meanwhile
+                    os.kill(child.pid or 0, STACK_SIGNAL)
+            time.sleep(STACK_SECONDS)
         for child in own:
             child.kill()
         for child in own:
             child.join(STACK_SECONDS)
+
+
+@contextmanager
+def deaths_unannounced() -> Iterator[None]:
+    """Keep torch from raising an error, wherever the main thread is, when a process dies.
+
+    Until whoever ends processes is done with it.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
     finally:
-        if is_main:
-            signal.signal(signal.SIGCHLD, before)
+        with ENDING:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
 
 
 STOP_SIGNALS = frozenset(
