@@ -12,7 +12,7 @@ import moco
 LAYERS = [
     {
         *("errors", "schedules", "distributed", "info_nce", "lars", "plain_files", "roll_call"),
-        *("pickle_builds", "prediction", "memory"),
+        *("pickle_builds", "prediction", "memory", "waiting"),
     },
     {"batch_norm_kernels", "info_nce_kernels", "info_nce_chunks"},
     {"batch_norm_gpu", "info_nce_gpu"},
@@ -23,10 +23,10 @@ LAYERS = [
     {"cpu_kernels", "accumulation"},
     {"training_step"},
     {"checkpoint", "device", "evaluation", "fitting", "recipe_yaml", "recipe_words"},
-    {"build", "found_recipe", "continuation", "saving", "step_figures"},
+    {"build", "found_recipe", "continuation", "saving", "step_figures", "signal_figures", "probe"},
     {"fitted_recipe"},
     {"plan", "run_directory", "loading"},
-    {"progress", "demo_data", "data_tools", "found_model"},
+    {"progress", "demo_data", "data_tools", "found_model", "signals"},
     {"session", "plan_batches", "evaluate"},
     {"queue_filling"},
     {"pretraining", "demo", "benchmark"},

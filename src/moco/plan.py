@@ -24,7 +24,7 @@ from moco.processes import local_processes
 from moco.recipe import Recipe
 from moco.recipe_files import read_setting
 from moco.small import Choice
-from moco.specs import BAD_LIMIT
+from moco.specs import BAD_LIMIT, SIGNALS_EVERY_STEPS
 
 CACHE_BYTES = 1 << 30
 """Decoded images are kept in memory up to this size, over all loading processes of a machine."""
@@ -54,6 +54,8 @@ class Plan:
 
     accumulate: int = 1
     """How many parts a batch is taken in, for less memory."""
+    signals_every: int = SIGNALS_EVERY_STEPS
+    """Steps between readings of the signals; 0 for none."""
     resident: ResidentImages | None = field(default=None, compare=False)
     """All images on the device, None where loading processes, or the run itself, read them."""
 
@@ -87,6 +89,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     timeout: float = LOADER_TIMEOUT_SECONDS,
     resident: bool = False,
     accumulate: int = 1,
+    signals_every: int = SIGNALS_EVERY_STEPS,
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -105,6 +108,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         timeout: seconds that a loading process, or another process, may let the run wait.
         resident: keep all images on the device, read here and now; no loading processes then.
         accumulate: take each batch in so many parts: the same step in less memory.
+        signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
 
     Raises:
         UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
@@ -117,6 +121,8 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     check_seed(seed)
     check_bad_limit(bad_limit)
     _check_timeout(timeout)
+    if signals_every < 0:
+        raise UsageError(f"signals_every must be from 0, got {signals_every}")
     workers = _loading_processes(workers, picked, resident=resident)
     found = find_recipe(recipe)
     where = _default_run(found.name, images) if run is None else Path(run)
@@ -146,6 +152,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         bad_limit=bad_limit,
         timeout=timeout,
         accumulate=accumulate,
+        signals_every=signals_every,
         resident=_load_resident(images, settled, picked) if resident else None,
     )
 

@@ -27,7 +27,8 @@ from moco.queue_filling import fill_queue
 from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
-from moco.specs import BAD_LIMIT
+from moco.signals import SignalReader
+from moco.specs import BAD_LIMIT, SIGNALS_EVERY_STEPS
 from moco.step_figures import Unread
 from moco.training_step import TrainingStep
 from moco.watchdog import Watch
@@ -51,6 +52,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     timeout: float = LOADER_TIMEOUT_SECONDS,
     resident: bool = False,
     accumulate: int = 1,
+    signals_every: int = SIGNALS_EVERY_STEPS,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -76,6 +78,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             before it is given up.
         resident: keep all images, of one size and 8 bits, on the device; no loading processes then.
         accumulate: take each batch in so many parts: the same step in less memory.
+        signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -100,6 +103,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             timeout=timeout,
             resident=resident,
             accumulate=accumulate,
+            signals_every=signals_every,
         )
     )
     monitor = together(
@@ -131,7 +135,8 @@ def train(
         MocoError: As `pretrain`.
     """
     report = report if report is not None and rank() == 0 else SilentReport()
-    directory = RunDirectory(plan.run, writes=rank() == 0)
+    sizes = {"images": len(plan.images), "steps_per_epoch": plan.steps_per_epoch}
+    directory = RunDirectory(plan.run, writes=rank() == 0, sizes=sizes)
     try:
         checkpoint = find_start(plan, directory, resume, report)
         if checkpoint is not None and checkpoint.step >= plan.steps:
@@ -222,8 +227,10 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
     training = TrainingStep(
         contrast, optimizer, loss_scale=recipe.loss_scale, accumulate=plan.accumulate
     )
+    signals = SignalReader(plan, contrast, training.buffers)
     session.status("running")
-    for batch in load_plan(plan, start=session.step, stop=plan.steps, notes=watch.notes):
+    batches = load_plan(plan, start=session.step, stop=plan.steps, notes=watch.notes)
+    for batch in signals.waited.over(batches):
         watch.note(batch.step)
         learning_rate = recipe.learning_rate(batch.step, plan.steps_per_epoch)
         set_learning_rate(optimizer, learning_rate)
@@ -245,6 +252,7 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
                 batch.image_ids,
             )
         )
+        session.tell_signals(signals.after_step(batch.step, view_a, view_b, image_ids))
         after_step(session, batch, stop)
 
 

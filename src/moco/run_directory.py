@@ -2,6 +2,7 @@
 
 runs/NAME/  recipe.yaml    the resolved recipe
             metrics.jsonl  one line a step
+            signals.jsonl  what a few fixed images show, every 50 steps (docs/signals.md)
             status.json    state, exit code, step, reason
             skipped.jsonl  images that could not be used, with reasons
             skipped_steps.jsonl  steps left out for numbers that were not finite
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -34,13 +36,13 @@ State = Literal["running", "done", "failed", "interrupted"]
 RUN_FILES = (
     "recipe.yaml",
     "metrics.jsonl",
+    "signals.jsonl",
     "status.json",
     "skipped.jsonl",
     "skipped_steps.jsonl",
     "checkpoints",
     "latest",
 )
-
 
 MOST_STATUS_BYTES = 1 << 20
 
@@ -50,10 +52,13 @@ class RunDirectory:
 
     Args:
         writes: false in all processes of a run but the first: they only read.
+        sizes: what status.json says of the run beside its state.
     """
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
-        self.path, self.writes = path, writes
+    def __init__(
+        self, path: Path, *, writes: bool = True, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        self.path, self.writes, self.sizes = path, writes, dict(sizes or {})
         self.notes: list[str] = []
         """What the user should know of how the run is taken up, a line each."""
         self.skipped: dict[str, Skipped] = {}
@@ -158,7 +163,7 @@ class RunDirectory:
             if checkpoint is None:
                 self._put_old_run_aside()
             write_recipe(self.path / "recipe.yaml", identity.recipe)
-            for name in ("metrics.jsonl", "skipped_steps.jsonl"):
+            for name in ("metrics.jsonl", "signals.jsonl", "skipped_steps.jsonl"):
                 self._keep_below(checkpoint.step if checkpoint else 0, name)
             self._read_skipped()
         except OSError as error:
@@ -172,6 +177,10 @@ class RunDirectory:
     def append_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Add one line a step to metrics.jsonl."""
         self._append("metrics.jsonl", rows)
+
+    def append_signals(self, row: dict[str, Any]) -> None:
+        """Add a reading to signals.jsonl."""
+        self._append("signals.jsonl", [row])
 
     def sync_metrics(self) -> None:
         """Bring metrics.jsonl to the disk: a checkpoint promises that its steps are in it."""
@@ -216,6 +225,7 @@ class RunDirectory:
             "code": code,
             "step": step,
             "steps": steps,
+            **self.sizes,
             "reason": reason,
             "skipped_files": len(self.skipped),
             "pid": os.getpid(),

@@ -240,6 +240,11 @@ class Session:
                 "optimizer.learning_rate; checkpoints before it are kept"
             )
 
+    def tell_signals(self, row: Mapping[str, Any] | None) -> None:
+        """Bring a reading of the signals, where there is one, to signals.jsonl."""
+        if row is not None:
+            self.directory.append_signals(dict(row))
+
     def count_left_out(self, steps: Sequence[Unread], taken: Sequence[bool]) -> int | None:
         """Count, tell and record the steps that were not taken; return the third in a row."""
         diverged = None

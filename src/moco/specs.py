@@ -28,6 +28,8 @@ KeyPrecision = Literal["float32", "bfloat16"]
 Schedule = Literal["step", "cosine", "cosine_from_one", "warmup_cosine"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_CHANNELS = 1024
+SIGNALS_EVERY_STEPS = 50
+"""Between readings of a run's signals: they then cost a few thousandths of its time."""
 BAD_LIMIT = 0.01
 """Share of the images that may turn out unusable before a run ends."""
 

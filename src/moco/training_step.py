@@ -27,7 +27,8 @@ class TrainingStep:
         self.contrast, self.optimizer = contrast, optimizer
         self.loss_scale, self.accumulate = loss_scale, accumulate
         self._match_views = averaging_gradients(contrast) if accumulate == 1 else None
-        self._before = KeptBuffers(contrast, beside=contrast.dictionary)
+        self.buffers = KeptBuffers(contrast, beside=contrast.dictionary)
+        """What forward passes move by themselves."""
 
     def take(
         self, view_a: Tensor, view_b: Tensor, image_ids: Tensor, step: int, key_momentum: float
@@ -43,13 +44,13 @@ class TrainingStep:
             [5]: the loss, the three pretext scores, and 1 if the step was taken, or 0 where a
             number was not finite: then it is as if it had never been.
         """
-        self._before.keep()
+        self.buffers.keep()
         loss, keys, scores = self._backward(view_a, view_b, image_ids, step)
         taken = is_finite_everywhere(loss, self.contrast.parameters())
         step_if(taken, self.optimizer)
         self.contrast.advance(keys, image_ids, key_momentum, taken)
         average_statistics(self.contrast)
-        self._before.put_back(unless=taken)
+        self.buffers.put_back(unless=taken)
         return torch.stack([loss.detach(), *scores, taken.to(loss.dtype)])
 
     def _backward(self, view_a: Tensor, view_b: Tensor, image_ids: Tensor, step: int) -> Contrasted:
@@ -63,7 +64,7 @@ class TrainingStep:
                 step,
                 parts=self.accumulate,
                 loss_scale=self.loss_scale,
-                buffers=self._before,
+                buffers=self.buffers,
             )
         loss, keys, scores = self._match_views(view_a, view_b, image_ids, step)
         loss = self.loss_scale * loss

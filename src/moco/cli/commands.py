@@ -21,6 +21,7 @@ from moco.cli.shared_options import (
     add_recipe,
     add_resident,
     add_resume,
+    add_signals_every,
 )
 from moco.cli.study_options import LISTED_STUDIES, add_study_options
 
@@ -124,6 +125,7 @@ The same command goes on where a stopped run was.""",
     )
     add_resume(command)
     add_monitor(command)
+    add_signals_every(command)
     command.add_argument(
         "--dry-run",
         action="store_true",

@@ -74,6 +74,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         timeout=arguments.timeout,
         resident=arguments.resident,
         accumulate=arguments.accumulate,
+        signals_every=arguments.signals_every,
     )
     monitor = knn_monitor(
         arguments.monitor_train,

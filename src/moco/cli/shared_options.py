@@ -119,3 +119,14 @@ def add_json(command: Parser, default: str | None = None) -> None:
         metavar="FILE",
         help="also write the figures there; see docs/json.md",
     )
+
+
+def add_signals_every(command: Parser) -> None:
+    """Add how often the signals of a run's health are read."""
+    command.add_argument(
+        "--signals-every",
+        type=int,
+        default=50,
+        metavar="N",
+        help="steps between readings of the signals of the run's health (default: 50; 0: none)",
+    )
