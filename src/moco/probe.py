@@ -112,7 +112,7 @@ class Probe:
     def _in_groups(self, network: nn.Module, view: Tensor) -> Tensor:
         count = len(view) // self.group_images if has_batch_norm(network) else 1
         parts = view.chunk(count)
-        return torch.cat([network(part) for part in parts]).float()
+        return torch.cat([network(part) for part in parts])
 
     def same_group(self) -> Tensor:
         """Return [P, P]: whether a query and a key lie in one batch-norm group as they are."""
@@ -136,7 +136,7 @@ def found_first(queries: Tensor, keys: Tensor, image_ids: Tensor, dictionary: ob
     if isinstance(dictionary, Queue):
         real = dictionary.image_ids > NO_IMAGE
         if bool(real.any()):
-            others, other_ids = dictionary.keys[real].float(), dictionary.image_ids[real]
+            others, other_ids = dictionary.keys[real].to(queries.dtype), dictionary.image_ids[real]
     to_own = (queries * keys).sum(dim=1)
     to_others = queries @ others.T
     to_others = to_others.masked_fill(image_ids[:, None] == other_ids, -torch.inf)
