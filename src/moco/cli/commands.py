@@ -51,6 +51,7 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_compare(commands)
     _add_data(commands)
+    _add_doctor(commands)
     _add_demo(commands)
     _add_study(commands)
     _add_recipes(commands)
@@ -170,6 +171,20 @@ def _add_data(commands: Subparsers) -> None:
             add_recipe(command)
             add_device(command)
         add_json(command)
+
+
+def _add_doctor(commands: Subparsers) -> None:
+    command = _command(
+        commands,
+        "doctor",
+        "moco.cli.doctor",
+        "check this machine: versions, devices, memory, files and disk",
+        """
+
+It looks for what makes runs fail or slow here, says what to do about it, and writes nothing.
+Start it where runs will be started: their place on the disk is looked at too.""",
+    )
+    add_json(command)
 
 
 def _add_demo(commands: Subparsers) -> None:
