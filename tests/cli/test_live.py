@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import pty
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from terminals import Shown, drain, set_size, wait_until
+
+from moco.cli import live as live_module
+from moco.cli.live import LiveLines
+
+
+@dataclass
+class Drawn:
+    """Lines on a made terminal of 40 columns; `show` reads what was drawn so far."""
+
+    master: int
+    slave: int
+    texts: list[str] = field(default_factory=lambda: ["one 1", "two 2"])
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.shown = Shown(40, 12)
+        self.live = LiveLines(self.slave, "utf-8", self.lines)
+
+    def lines(self, width: int, height: int) -> list[str]:
+        self.sizes.append((width, height))
+        return [text[: width - 1] for text in self.texts]
+
+    def show(self, seconds: float = 0.2) -> list[str]:
+        drain(self.master, self.shown, seconds)
+        lines = self.shown.everything()
+        while lines and not lines[-1]:
+            lines.pop()
+        return lines
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
+    monkeypatch.setattr(live_module, "DRAWN_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(live_module, "LAST_WORDS_SECONDS", 0.5)
+    master, slave = pty.openpty()
+    set_size(slave, 40, 12)
+    made = Drawn(master, slave)
+    made.live.start()
+    yield made
+    made.live.stop()
+    for descriptor in (master, slave):
+        try:
+            os.close(descriptor)
+        except OSError:  # the test closed it
+            continue
+
+
+def test_lines_are_drawn_anew_in_their_place(drawn: Drawn) -> None:
+    assert drawn.show() == ["", "one 1", "two 2"]
+    drawn.texts = ["one 1000", "two", "three"]
+    assert drawn.show() == ["", "one 1000", "two", "three"]
+    drawn.texts = ["1"]
+    assert drawn.show() == ["", "1"]
+    assert drawn.shown.screen.cursor.y == 0
+
+
+def test_nothing_is_written_while_nothing_changes(drawn: Drawn) -> None:
+    drawn.show()
+    written = len(drawn.shown.raw)
+    drawn.show(0.3)
+    assert len(drawn.shown.raw) == written
+    assert len(drawn.sizes) > 5
+
+
+def test_notes_stay_above_and_scroll_away(drawn: Drawn) -> None:
+    drawn.show()
+    for number in range(20):
+        drawn.live.note(f"note {number}")
+    lines = drawn.show(0.4)
+    assert lines == [*(f"note {number}" for number in range(20)), "", "one 1", "two 2"]
+
+
+def test_what_others_write_stays_whole(drawn: Drawn) -> None:
+    drawn.show()
+    os.write(drawn.slave, b"warning: from a loading process\n")
+    drawn.texts = ["one 2", "two 3"]
+    drawn.show()
+    os.write(drawn.slave, b"another\n")
+    drawn.live.note("a note")
+    lines = drawn.show()
+    assert lines == ["warning: from a loading process", "another", "a note", "", "one 2", "two 3"]
+
+
+@pytest.mark.parametrize("columns", [20, 100])
+def test_another_size_is_drawn_for(drawn: Drawn, columns: int) -> None:
+    drawn.texts = ["x" * 200, "y"]
+    drawn.show()
+    set_size(drawn.slave, columns, 12)
+    drawn.shown.screen.resize(12, columns)
+    drawn.shown.columns = columns
+    lines = drawn.show()
+    assert drawn.sizes[-1] == (columns, 12)
+    assert lines == ["", "x" * (columns - 1), "y"]
+
+
+def test_the_end_leaves_the_last_figures_and_the_cursor_below(drawn: Drawn) -> None:
+    drawn.show()
+    drawn.texts = ["one last", "two last"]
+    drawn.live.note("a last note")
+    drawn.live.stop()
+    os.write(drawn.slave, b"done\n")
+    assert drawn.show() == ["a last note", "", "one last", "two last", "done"]
+    assert not drawn.live.is_gone
+
+
+def test_a_terminal_that_goes_away_ends_the_drawing_alone(drawn: Drawn) -> None:
+    drawn.show()
+    os.close(drawn.master)
+    drawn.live.note("nobody reads this")
+    wait_until(lambda: drawn.live.is_gone)
+    drawn.live.stop()
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up(drawn: Drawn) -> None:
+    drawn.show()
+    began = time.monotonic()
+    for _ in range(200):
+        drawn.live.note("x" * 1000)  # more than a terminal takes that nobody reads
+    assert time.monotonic() - began < 0.2
+    drawn.live.stop()
+    assert time.monotonic() - began < 2.0
+    drain(drawn.master, drawn.shown, 0.3)  # so that its thread ends
