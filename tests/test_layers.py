@@ -24,7 +24,7 @@ LAYERS = [
     {"training_step"},
     {"checkpoint", "device", "evaluation", "fitting", "recipe_yaml", "recipe_words"},
     {"build", "found_recipe", "continuation", "saving", "step_figures", "signal_figures", "probe"},
-    {"device_check", "room_check"},
+    {"device_check", "room_check", "trackers"},
     {"fitted_recipe", "machine_check"},
     {"plan", "run_directory", "loading"},
     {"progress", "demo_data", "data_tools", "found_model", "signals"},

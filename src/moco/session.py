@@ -25,6 +25,7 @@ from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 from moco.saving import Saver, own_random_state, random_states
 from moco.step_figures import Unread
+from moco.trackers import Tracking
 
 SAVE_EVERY_SECONDS = 600.0
 FIRST_NAMES = 20
@@ -53,6 +54,7 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = -1
     left_out: LeftOut = field(default_factory=LeftOut)
+    tracking: Tracking = field(default_factory=Tracking)
     saver: Saver = field(init=False)
     health: HealthWatch = field(init=False)
 
@@ -228,6 +230,7 @@ class Session:
         self.read_at = now
         rows[-1].update(extra or {})
         self.directory.append_metrics(rows)
+        self.tracking.take(rows)
         self.status("running")
         self.report.stepped(rows[-1], self.plan)
         stored = self.plan.recipe.keys_stored(self.step - self.left_out.total)
@@ -244,6 +247,7 @@ class Session:
         """Bring a reading of the signals, where there is one, to signals.jsonl."""
         if row is not None:
             self.directory.append_signals(dict(row))
+            self.tracking.take([row])
 
     def count_left_out(self, steps: Sequence[Unread], taken: Sequence[bool]) -> int | None:
         """Count, tell and record the steps that were not taken; return the third in a row."""

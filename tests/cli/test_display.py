@@ -119,6 +119,13 @@ def test_no_colour_and_letters_that_the_terminal_has(words: Words) -> None:
     assert re.search(rb"\x1b\[\d+m", coloured.raw)
 
 
+def test_a_note_above_the_display_steers_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    report, lines = TerminalReport(), []
+    monkeypatch.setattr(report, "live", SimpleNamespace(note=lines.append))
+    report.note("skipped \x1b[2J.png\nx")
+    assert lines == ["skipped \\x1b[2J.png\\x0ax"]
+
+
 def test_a_run_outlives_its_terminal(words: Words, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:

@@ -91,6 +91,13 @@ def test_what_others_write_stays_whole(drawn: Drawn) -> None:
     assert lines == ["warning: from a loading process", "another", "a note", "", "one 2", "two 3"]
 
 
+def test_what_the_keyboard_leaves_is_wiped(drawn: Drawn) -> None:
+    drawn.show()
+    os.write(drawn.slave, b"^C")
+    drawn.live.note("a note")
+    assert drawn.show() == ["a note", "", "one 1", "two 2"]
+
+
 @pytest.mark.parametrize("columns", [20, 100])
 def test_another_size_is_drawn_for(drawn: Drawn, columns: int) -> None:
     drawn.texts = ["x" * 200, "y"]

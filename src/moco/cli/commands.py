@@ -22,6 +22,7 @@ from moco.cli.shared_options import (
     add_resident,
     add_resume,
     add_signals_every,
+    add_track,
 )
 from moco.cli.study_options import LISTED_STUDIES, add_study_options
 
@@ -127,6 +128,7 @@ The same command goes on where a stopped run was.""",
     add_resume(command)
     add_monitor(command)
     add_signals_every(command)
+    add_track(command)
     command.add_argument(
         "--dry-run",
         action="store_true",
