@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from terminals import Shown, drain, set_size, wait_until
@@ -89,6 +94,40 @@ def test_what_others_write_stays_whole(drawn: Drawn) -> None:
     drawn.live.note("a note")
     lines = drawn.show()
     assert lines == ["warning: from a loading process", "another", "a note", "", "one 2", "two 3"]
+
+
+PROGRAM = """
+import time
+from moco.cli.live import LiveLines
+number = 0
+live = LiveLines(1, "utf-8", lambda width, height: [f"number {number}", "x" * (width - 1)])
+live.start()
+for number in range(20):
+    time.sleep(0.05)
+    live._wake.set()
+live.stop()
+print("over", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_tmux_keeps_no_picture_but_the_last(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(tmp_path / 'program.py'))}"
+    tmux = ["tmux", "-f", os.devnull, "-S", str(tmp_path / "socket")]
+    subprocess.run([*tmux, "new-session", "-d", "-x", "40", "-y", "10", command], check=True)
+
+    def seen() -> list[str]:
+        captured = [*tmux, "capture-pane", "-p", "-S", "-1000"]
+        shown = subprocess.run(captured, check=True, capture_output=True, text=True).stdout
+        return [line for line in shown.splitlines() if line]
+
+    try:
+        wait_until(lambda: "over" in seen())
+        assert seen() == ["number 19", "x" * 39, "over"]
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
 
 
 def test_what_the_keyboard_leaves_is_wiped(drawn: Drawn) -> None:

@@ -18,6 +18,9 @@ import time
 from collections.abc import Callable
 
 DRAWN_EVERY_SECONDS = 0.5
+CLEAR = "\r\x1b[K\n\x1b[J\x1b[A"
+"""Wipes the empty line and all below it. Not at once: at the top of its screen tmux takes that for
+a clearing of the screen, and keeps each picture among the lines that scrolled away."""
 LAST_WORDS_SECONDS = 2.0
 """How long the end waits for the terminal to take the last drawing."""
 
@@ -79,7 +82,7 @@ class LiveLines:
             return
         above = "".join(f"{note}\n" for note in notes)
         below = "\n" if last else f"\r\x1b[{len(lines)}A"
-        self._write(f"\r\x1b[J{above}" + "\n".join(["", *lines]) + below)
+        self._write(CLEAR + above + "\n".join(["", *lines]) + below)
         self._drawn = size, lines
 
     def _size(self) -> os.terminal_size:
