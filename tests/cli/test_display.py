@@ -129,7 +129,7 @@ def test_a_note_above_the_display_steers_no_terminal(monkeypatch: pytest.MonkeyP
 def test_a_run_outlives_its_terminal(words: Words, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:
-        child, descriptor = start(words("run", 20), 80)
+        child, descriptor = start(words("run", 12), 80)
     finally:
         signal.signal(signal.SIGHUP, before)
     shown = Shown(80)
