@@ -58,7 +58,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.saver = Saver(self.plan.run)
-        self.health = HealthWatch(self.plan.recipe.chance_loss)
+        self.health = HealthWatch(self.plan.recipe, len(self.plan.images))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint: weights, keys, optimizer, random state, step.
@@ -244,6 +244,7 @@ class Session:
         """Bring a reading of the signals, where there is one, to signals.jsonl."""
         if row is not None:
             self.directory.append_signals(dict(row))
+            self.health.hear(row)
 
     def count_left_out(self, steps: Sequence[Unread], taken: Sequence[bool]) -> int | None:
         """Count, tell and record the steps that were not taken; return the third in a row."""
