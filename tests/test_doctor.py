@@ -98,9 +98,9 @@ def test_waiting_for_data_hides_neither_health_nor_sickness() -> None:
     assert [finding.name for finding in found.findings] == ["augmentation too weak", "data bound"]
 
 
-def test_one_slow_reading_is_not_data_bound() -> None:
+def test_two_slow_readings_are_not_data_bound() -> None:
     rows = signals()
-    rows[-1]["waiting_share"] = 0.9
+    rows[-1]["waiting_share"] = rows[-2]["waiting_share"] = 0.9
     assert diagnose(RECIPE, metrics(), rows, images=IMAGES).verdict == "healthy"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from moco.doctor_signs import WATCHED_STEPS, Moment
+from moco.doctor_signs import WATCHED_SIGNALS, WATCHED_STEPS, Moment
 
 SMALLEST_GAP = 1e-3
 """Between similarities to own and to other keys, in the mean of the watched steps."""
@@ -208,8 +208,8 @@ def still_queue(now: Moment) -> str | None:
 
 def waiting(now: Moment) -> str | None:
     """Much of the time goes into waiting for data."""
-    shares = now.lately("waiting_share")[-2:]
-    if len(shares) < 2 or min(shares) < LONGEST_WAIT:
+    shares = now.lately("waiting_share")
+    if len(shares) < WATCHED_SIGNALS or min(shares) < LONGEST_WAIT:  # a cache that fills is none
         return None
     rate = now.signal("images_per_second")
     told = f", at {rate:.0f} images a second" if rate is not None else ""

@@ -184,7 +184,7 @@ RULES = (
         "data bound",
         "Much of the time is spent waiting for data, which costs time and no learning.",
         "waiting_share",
-        f"{100 * evidence.LONGEST_WAIT:g} % of the time in two rows one after the other",
+        f"{100 * evidence.LONGEST_WAIT:g} % of the time in three rows one after the other",
         "docs/data.md; moco pretrain --dry-run measures what binds",
         evidence.waiting,
         lambda _: "--workers of more, --resident, or smaller files (moco data pack)",

@@ -11,11 +11,13 @@ from typing import Any
 
 from moco.dictionaries import Queue
 from moco.doctor import Diagnosis, diagnose_signs
-from moco.doctor_signs import WATCHED_SIGNALS, WATCHED_STEPS, Signs
+from moco.doctor_signs import WATCHED_STEPS, Signs
 from moco.info_nce import NO_IMAGE
 from moco.recipe import Recipe
 
 STILL_QUEUE = "queue not updated"
+REMEMBERED = 100
+"""Rows of signals.jsonl: a run that has collapsed is named by what it was seen to die of."""
 
 
 class HealthWatch:
@@ -35,7 +37,7 @@ class HealthWatch:
 
     def hear(self, signals: Mapping[str, Any]) -> None:
         """Take a row of signals.jsonl, for the next look."""
-        self._signals = [*self._signals, signals][-WATCHED_SIGNALS:]
+        self._signals = [*self._signals, signals][-REMEMBERED:]
 
     def look(self, rows: Sequence[Mapping[str, Any]], dictionary: object, stored: int) -> list[str]:
         """Return a line for each sickness that is found for the first time.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moco.contrast import Contrast
 from moco.dictionaries import Queue
-from moco.doctor import diagnose
+from moco.doctor import diagnose, diagnose_run
 from moco.doctor_signs import WATCHED_STEPS
 from moco.health import HealthWatch, sign_of_a_still_queue
 from moco.plan import Plan, make_plan
@@ -92,6 +92,19 @@ def test_a_healthy_run_is_not_told_anything_though_its_loss_rises(
     notes = Notes()
     pretraining.train(plan, report=notes)
     assert notes.lines == []
+
+
+def test_views_that_are_alike_are_told_while_the_run_goes_on(
+    photos: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    plan = plan_of(photos, tiny_settings, tmp_path / "run", "views.crop_scale=[1,1]")
+    notes = Notes()
+    pretraining.train(plan, report=notes)
+    (line,) = notes.lines
+    assert line.startswith("augmentation too weak at step 27: two views of an image differ by ")
+    diagnosis = diagnose_run(plan.run)
+    assert diagnosis.verdict == "augmentation too weak"
+    assert diagnosis.findings[0].since_step == 24
 
 
 def test_a_queue_that_stands_still_is_told(
