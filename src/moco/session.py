@@ -60,7 +60,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.saver = Saver(self.plan.run)
-        self.health = HealthWatch(self.plan.recipe.chance_loss)
+        self.health = HealthWatch(self.plan.recipe, len(self.plan.images))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint: weights, keys, optimizer, random state, step.
@@ -236,6 +236,8 @@ class Session:
         stored = self.plan.recipe.keys_stored(self.step - self.left_out.total)
         for line in self.health.look(rows, self.contrast.dictionary, stored):
             self.report.note(line)
+        if self.health.diagnosis is not None:
+            self.report.examined(self.health.diagnosis)
         if diverged is not None:
             raise DivergedError(
                 f"the loss or a gradient was not a finite number in {MOST_IN_A_ROW} steps in a "
@@ -248,6 +250,7 @@ class Session:
         if row is not None:
             self.directory.append_signals(dict(row))
             self.tracking.take([row])
+            self.health.hear(row)
 
     def count_left_out(self, steps: Sequence[Unread], taken: Sequence[bool]) -> int | None:
         """Count, tell and record the steps that were not taken; return the third in a row."""

@@ -8,6 +8,7 @@ from moco.cli.bench_options import BENCHMARKS
 from moco.cli.bench_time_to_options import ABOUT_TIME_TO, add_time_to_options
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
+from moco.cli.doctor_options import ABOUT_DOCTOR, add_doctor_options
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
@@ -28,8 +29,8 @@ from moco.cli.study_options import LISTED_STUDIES, add_study_options
 
 EXIT_CODES = """exit codes:
   0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
-  6 checkpoint unusable   7 another process lost   75 stopped and saved
-  130 stopped from the keyboard"""
+  6 checkpoint unusable   7 another process lost   8 sick (doctor --strict)
+  75 stopped and saved   130 stopped from the keyboard"""
 
 RECIPE_HELP = "a recipe's name, a recipe file, or a run directory"
 
@@ -149,6 +150,12 @@ def _add_embed(commands: Subparsers) -> None:
     add_embed_options(command)
 
 
+def _add_doctor(commands: Subparsers) -> None:
+    text = "say whether a run is healthy, or this machine fit for runs, and what to change if not"
+    command = _command(commands, "doctor", "moco.cli.doctor", text, ABOUT_DOCTOR)
+    add_doctor_options(command)
+
+
 def _add_evaluate(commands: Subparsers) -> None:
     evaluate = _command(commands, "evaluate", "", "say what a run's features are worth")
     kinds = evaluate.add_subparsers(dest="evaluation", metavar="KIND", required=True)
@@ -173,20 +180,6 @@ def _add_data(commands: Subparsers) -> None:
             add_recipe(command)
             add_device(command)
         add_json(command)
-
-
-def _add_doctor(commands: Subparsers) -> None:
-    command = _command(
-        commands,
-        "doctor",
-        "moco.cli.doctor",
-        "check this machine: versions, devices, memory, files and disk",
-        """
-
-It looks for what makes runs fail or slow here, says what to do about it, and writes nothing.
-Start it where runs will be started: their place on the disk is looked at too.""",
-    )
-    add_json(command)
 
 
 def _add_demo(commands: Subparsers) -> None:
