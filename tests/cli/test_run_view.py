@@ -131,6 +131,19 @@ def test_colours_and_plain_letters() -> None:
     assert not any("\x1b" in line for line in run_lines(figures, 80, 24, GREY, now=499.0))
 
 
+@pytest.mark.parametrize(
+    ("verdict", "words", "said"),
+    [
+        ("low rank", "Images differ little.", "low rank: Images differ little."),
+        ("healthy", "Healthy: learns.", "Healthy: learns."),
+        ("healthy", "", "healthy"),
+    ],
+)
+def test_the_verdict_stands_before_its_sentence(verdict: str, words: str, said: str) -> None:
+    figures = half_done(verdict=verdict, words=words, is_sick=False)
+    assert run_lines(figures, 80, 24, GREY, now=499.0)[-1] == f"doctor         {said}"
+
+
 def test_words_of_the_doctor_steer_no_terminal() -> None:
     figures = half_done(verdict="x", words="a\x1b[2Jb", is_sick=False)
     assert "\x1b" not in run_lines(figures, 80, 24, GREY, now=499.0)[-1]

@@ -174,7 +174,7 @@ def doctor_lines(figures: RunFigures, width: int) -> list[list[Span]]:
     diagnosis = figures.diagnosis
     if diagnosis is None:
         return []
-    words = printable(diagnosis.words or diagnosis.verdict)
+    words = verdict_in_words(diagnosis)
     inner = max(10, width - 2 - LABEL)
     lines = textwrap.wrap(words, inner, max_lines=MOST_WORDS, placeholder=" ...")
     look = "warning" if diagnosis.is_sick else "good"
@@ -182,6 +182,13 @@ def doctor_lines(figures: RunFigures, width: int) -> list[list[Span]]:
         [(f"{'doctor' if number == 0 else '':<{LABEL}} ", ""), (line, look)]
         for number, line in enumerate(lines)
     ]
+
+
+def verdict_in_words(diagnosis: DiagnosisInWords) -> str:
+    """Return the verdict and its sentence on one line, in letters that steer no terminal."""
+    verdict, words = diagnosis.verdict, diagnosis.words
+    is_said = not words or words.lower().startswith(verdict.lower())
+    return printable((words or verdict) if is_said else f"{verdict}: {words}")
 
 
 def painted(spans: list[Span], width: int, letters: Letters) -> str:

@@ -19,7 +19,7 @@ from moco.cli.live import LiveLines
 from moco.cli.output import printable, say
 from moco.cli.plain_log import LOG_EVERY_SECONDS as LOG_EVERY_SECONDS
 from moco.cli.plain_log import LogTimes
-from moco.cli.run_view import PLAIN_LETTERS, Letters, RunFigures, run_lines, shown
+from moco.cli.run_view import PLAIN_LETTERS, Letters, RunFigures, run_lines, shown, verdict_in_words
 from moco.contrast import Contrast
 from moco.data_tools.check import left_out_lines
 from moco.distributed import world_size
@@ -88,7 +88,7 @@ class TerminalReport:
             self.note(figures_in_words(figures, now))
             if figures.diagnosis is not None and self.is_news(figures):
                 self.told_verdict = figures.diagnosis.verdict
-                self.note(f"doctor: {figures.diagnosis.words}")
+                self.note(f"doctor: {verdict_in_words(figures.diagnosis)}")
 
     def is_news(self, figures: RunFigures) -> bool:
         """Say whether the doctor's verdict is another than the one that was printed."""
