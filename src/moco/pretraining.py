@@ -30,6 +30,7 @@ from moco.session import Monitor, Session
 from moco.signals import SignalReader
 from moco.specs import BAD_LIMIT, SIGNALS_EVERY_STEPS
 from moco.step_figures import Unread
+from moco.trackers import Tracker, Tracking
 from moco.training_step import TrainingStep
 from moco.watchdog import Watch
 
@@ -57,6 +58,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
     report: Report | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Path:
     """Pre-train on unlabelled images and return the run directory; what `moco pretrain` calls.
 
@@ -83,6 +85,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
         report: who is told how it goes.
+        trackers: who is given the figures too, by the first process (docs/display.md).
 
     Raises:
         MocoError: The cause and the remedy in one line; nothing was written when it is about
@@ -111,7 +114,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             monitor_train, monitor_test, plan.recipe.views, plan.device, workers=plan.workers
         )
     )
-    return train(plan, resume=resume, monitor=monitor, report=report)
+    return train(plan, resume=resume, monitor=monitor, report=report, trackers=trackers)
 
 
 def train(
@@ -120,6 +123,7 @@ def train(
     resume: str = "auto",
     monitor: Monitor | None = None,
     report: Report | None = None,
+    trackers: Sequence[Tracker] = (),
     stop: Callable[[], int | None] = lambda: None,
 ) -> Path:
     """Carry out a plan: build, take up a checkpoint if there is one, train, keep what was learnt.
@@ -147,12 +151,14 @@ def train(
         optimizer = build_optimizer(plan.recipe.optimizer, contrast)
         together(lambda: directory.begin(plan.identity(), checkpoint))
         session = Session(plan, plan.identity(), contrast, optimizer, directory, report, monitor)
+        session.tracking = Tracking(trackers if rank() == 0 else (), report.note)
         with telling_how_it_ended(session):
             if checkpoint is not None:
                 session.restore(checkpoint)
                 directory.forget_mended(plan.images)
                 report.note(f"going on from step {checkpoint.step} of {plan.steps}")
             report.planned(plan, contrast)
+            session.tracking.begin(plan.run, plan.recipe, session.step)
             with shared_cpu(plan.device, plan.workers), watch_over(plan, plan.run) as watch:
                 fill_queue(session, stop, watch)
                 run_steps(session, stop, watch)
@@ -201,6 +207,7 @@ def telling_how_it_ended(session: Session) -> Iterator[None]:
             session.status(state, code, str(error) or type(error).__name__)
         raise
     finally:
+        session.tracking.end()
         session.report.ended()
     session.status("done")
 

@@ -9,6 +9,22 @@ from moco.contrast import Contrast
 from moco.plan import Plan
 
 
+class DiagnosisInWords(Protocol):
+    """What the doctor says of a run so far, as far as a display needs it."""
+
+    @property
+    def verdict(self) -> str:
+        """A word or a few, such as "healthy"."""
+
+    @property
+    def words(self) -> str:
+        """The same as a sentence."""
+
+    @property
+    def is_sick(self) -> bool:
+        """Whether something is wrong with the learning."""
+
+
 class Report(Protocol):
     """Who is told how a run goes; the command line shows it, the default says nothing."""
 
@@ -20,6 +36,9 @@ class Report(Protocol):
 
     def stepped(self, row: Mapping[str, Any], plan: Plan) -> None:
         """Figures up to this step are known; called every `READ_EVERY_STEPS` steps."""
+
+    def examined(self, diagnosis: DiagnosisInWords) -> None:
+        """The doctor looked at the run; called when the signals were read."""
 
     def ended(self) -> None:
         """No more steps follow."""
@@ -33,5 +52,7 @@ class SilentReport:
     def note(self, text: str) -> None: ...
 
     def stepped(self, row: Mapping[str, Any], plan: Plan) -> None: ...
+
+    def examined(self, diagnosis: DiagnosisInWords) -> None: ...
 
     def ended(self) -> None: ...

@@ -42,6 +42,9 @@ RUN_FILES = (
     "skipped_steps.jsonl",
     "checkpoints",
     "latest",
+    "tb",
+    "wandb",
+    "wandb.json",
 )
 
 MOST_STATUS_BYTES = 1 << 20

@@ -25,6 +25,7 @@ from moco.progress import Report
 from moco.run_directory import RunDirectory, State
 from moco.saving import Saver, own_random_state, random_states
 from moco.step_figures import Unread
+from moco.trackers import Tracking
 
 SAVE_EVERY_SECONDS = 600.0
 FIRST_NAMES = 20
@@ -53,12 +54,13 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int = -1
     left_out: LeftOut = field(default_factory=LeftOut)
+    tracking: Tracking = field(default_factory=Tracking)
     saver: Saver = field(init=False)
     health: HealthWatch = field(init=False)
 
     def __post_init__(self) -> None:
         self.saver = Saver(self.plan.run)
-        self.health = HealthWatch(self.plan.recipe.chance_loss)
+        self.health = HealthWatch(self.plan.recipe, len(self.plan.images))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from the checkpoint: weights, keys, optimizer, random state, step.
@@ -228,11 +230,14 @@ class Session:
         self.read_at = now
         rows[-1].update(extra or {})
         self.directory.append_metrics(rows)
+        self.tracking.take(rows)
         self.status("running")
         self.report.stepped(rows[-1], self.plan)
         stored = self.plan.recipe.keys_stored(self.step - self.left_out.total)
         for line in self.health.look(rows, self.contrast.dictionary, stored):
             self.report.note(line)
+        if self.health.diagnosis is not None:
+            self.report.examined(self.health.diagnosis)
         if diverged is not None:
             raise DivergedError(
                 f"the loss or a gradient was not a finite number in {MOST_IN_A_ROW} steps in a "
@@ -244,6 +249,8 @@ class Session:
         """Bring a reading of the signals, where there is one, to signals.jsonl."""
         if row is not None:
             self.directory.append_signals(dict(row))
+            self.tracking.take([row])
+            self.health.hear(row)
 
     def count_left_out(self, steps: Sequence[Unread], taken: Sequence[bool]) -> int | None:
         """Count, tell and record the steps that were not taken; return the third in a row."""

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from moco.contrast import Contrast
 from moco.dictionaries import Queue
-from moco.health import WATCHED_STEPS, sign_of_a_still_queue, sign_of_collapse
+from moco.doctor import diagnose, diagnose_run
+from moco.doctor_signs import WATCHED_STEPS
+from moco.health import HealthWatch, sign_of_a_still_queue
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport
 from moco.recipe_files import set_fields
@@ -66,8 +68,8 @@ def test_a_constant_encoder_is_told_within_fifty_steps(
     (line,) = [line for line in notes.lines if line.startswith("collapsed")]
     step = int(line.removeprefix("collapsed at step ").partition(":")[0])
     assert step <= 50
-    assert f"ln(K+1), being {math.log(65):.3f}" in line
-    assert "lower optimizer.learning_rate" in line
+    assert f"chance {math.log(65):.3f}" in line or f"ln(K+1), being {math.log(65):.3f}" in line
+    assert "--set optimizer.learning_rate=0.003" in line
 
 
 @pytest.mark.parametrize("mechanism", ["queue", "in_batch", "memory_bank", "end_to_end"])
@@ -92,6 +94,19 @@ def test_a_healthy_run_is_not_told_anything_though_its_loss_rises(
     assert notes.lines == []
 
 
+def test_views_that_are_alike_are_told_while_the_run_goes_on(
+    photos: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    plan = plan_of(photos, tiny_settings, tmp_path / "run", "views.crop_scale=[1,1]")
+    notes = Notes()
+    pretraining.train(plan, report=notes)
+    (line,) = notes.lines
+    assert line.startswith("augmentation too weak at step 27: two views of an image differ by ")
+    diagnosis = diagnose_run(plan.run)
+    assert diagnosis.verdict == "augmentation too weak"
+    assert diagnosis.findings[0].since_step == 24
+
+
 def test_a_queue_that_stands_still_is_told(
     photos: Path, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +126,10 @@ def test_a_queue_that_fills_is_as_empty_as_it_may_be(batches: int) -> None:
     assert (sign_of_a_still_queue(queue, 16 * batches + 16) is None) == (batches >= 4)
 
 
+RECIPE = set_fields(MOCO_V2, ["dictionary.size=1024"])
+CHANCE = math.log(1025)
+
+
 def rows_of(gap: float, loss: float, count: int = WATCHED_STEPS) -> list[dict[str, Any]]:
     return [
         {"step": step, "loss": loss, "positive_similarity": 0.9, "negative_similarity": 0.9 - gap}
@@ -118,13 +137,30 @@ def rows_of(gap: float, loss: float, count: int = WATCHED_STEPS) -> list[dict[st
     ]
 
 
+def collapses(rows: list[dict[str, Any]]) -> bool:
+    return diagnose(RECIPE, rows, []).verdict == "collapsed"
+
+
 def test_collapse_needs_both_a_loss_at_chance_and_no_gap() -> None:
-    assert sign_of_collapse(rows_of(0.0, 6.93), 6.93)
-    assert sign_of_collapse(rows_of(0.01, 6.93), 6.93) is None  # as runs begin
-    assert sign_of_collapse(rows_of(0.0, 5.5), 6.93) is None
-    assert sign_of_collapse(rows_of(0.0, 6.93, WATCHED_STEPS - 1), 6.93) is None
+    assert collapses(rows_of(0.0, CHANCE))
+    assert not collapses(rows_of(0.01, CHANCE))  # as runs begin
+    assert not collapses(rows_of(0.0, 5.5))
+    assert not collapses(rows_of(0.0, CHANCE, WATCHED_STEPS - 1))
 
 
 def test_steps_that_were_left_out_say_nothing_of_health() -> None:
     left_out = {"step": 40, "loss": None, "positive_similarity": None, "negative_similarity": None}
-    assert sign_of_collapse([*rows_of(0.0, 6.93), left_out], 6.93)
+    assert collapses([*rows_of(0.0, CHANCE), left_out])
+
+
+def test_each_sickness_is_told_once_with_its_step_and_what_to_change() -> None:
+    watch, queue = HealthWatch(RECIPE, 10_000), Queue(1024, 4)
+    assert watch.look(rows_of(0.0, CHANCE), queue, 0)[0].startswith("collapsed at step 39: ")
+    watch.hear({"step": 49, "feature_deviation": 0.0, "view_difference": 0.0})
+    rows = [{**row, "step": row["step"] + WATCHED_STEPS} for row in rows_of(0.0, CHANCE, 10)]
+    (line,) = watch.look(rows, queue, 0)
+    assert line.startswith("augmentation too weak at step 49: ")
+    assert "; --set views.order=" in line
+    assert watch.look(rows, queue, 0) == []
+    assert watch.diagnosis is not None
+    assert watch.diagnosis.verdict == "augmentation too weak"

@@ -93,6 +93,7 @@ RUNS = {
     ("evaluate label-free", "runs"): ["evaluate", "label-free", "{it}", "--images", "{photos}"],
     ("embed", "model"): ["embed", "{it}", "{photos}", "--out", "{new}.npz"],
     ("compare", "models"): ["compare", "{it}", *FOLDERS],
+    ("doctor", "run"): ["doctor", "{it}"],
     ("demo", "run"): ["demo", "--images", "{photos}", "--run", "{it}"],
     ("study", "run"): [*STUDY, "--run", "{it}"],
 }

@@ -130,6 +130,7 @@ NEEDED = {
         ("evaluate", kind): ["x", "--train", "x", "--test", "x"]
         for kind in ("knn", "linear", "retrieval", "few-labels", "finetune")
     },
+    ("doctor",): ["x"],
     ("embed",): ["x", "y", "--out", "z.npz"],
     ("compare",): ["x", "--train", "x", "--test", "x"],
     ("evaluate", "label-free"): ["x", "--images", "x"],

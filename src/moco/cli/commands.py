@@ -8,6 +8,7 @@ from moco.cli.bench_options import BENCHMARKS
 from moco.cli.bench_time_to_options import ABOUT_TIME_TO, add_time_to_options
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
+from moco.cli.doctor_options import ABOUT_DOCTOR, add_doctor_options
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
@@ -22,13 +23,14 @@ from moco.cli.shared_options import (
     add_resident,
     add_resume,
     add_signals_every,
+    add_track,
 )
 from moco.cli.study_options import LISTED_STUDIES, add_study_options
 
 EXIT_CODES = """exit codes:
   0 done   1 bug   2 usage   3 images unusable   4 loss not finite   5 storage
-  6 checkpoint unusable   7 another process lost   75 stopped and saved
-  130 stopped from the keyboard"""
+  6 checkpoint unusable   7 another process lost   8 sick (doctor --strict)
+  75 stopped and saved   130 stopped from the keyboard"""
 
 RECIPE_HELP = "a recipe's name, a recipe file, or a run directory"
 
@@ -51,6 +53,7 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_compare(commands)
     _add_data(commands)
+    _add_doctor(commands)
     _add_demo(commands)
     _add_study(commands)
     _add_recipes(commands)
@@ -126,6 +129,7 @@ The same command goes on where a stopped run was.""",
     add_resume(command)
     add_monitor(command)
     add_signals_every(command)
+    add_track(command)
     command.add_argument(
         "--dry-run",
         action="store_true",
@@ -144,6 +148,12 @@ def _add_embed(commands: Subparsers) -> None:
         ABOUT_EMBED,
     )
     add_embed_options(command)
+
+
+def _add_doctor(commands: Subparsers) -> None:
+    text = "say whether a run is healthy, or this machine fit for runs, and what to change if not"
+    command = _command(commands, "doctor", "moco.cli.doctor", text, ABOUT_DOCTOR)
+    add_doctor_options(command)
 
 
 def _add_evaluate(commands: Subparsers) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from moco.plan import Plan
 from moco.prediction import NEARLY_FULL, expected_rate, remedy
 from moco.recipe_files import recipe_yaml
 from moco.rehearsal import Rehearsal, rehearse
+from moco.room_check import nearest_folder
 
 MUCH_SLOWER = 0.8
 """Of what the parts allow; below, something that was not measured takes part."""
@@ -134,10 +134,7 @@ def forecast_figures(plan: Plan, seen: Rehearsal) -> dict[str, object]:
 
 def free_bytes(run: Path) -> int:
     """Return what is free where the run directory is or will be."""
-    place = run.absolute()
-    while not os.path.isdir(place) and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(nearest_folder(run)).free
 
 
 def counted(number: int, one: str, several: str) -> str:

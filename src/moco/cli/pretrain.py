@@ -19,6 +19,7 @@ from moco.pretraining import train
 from moco.processes import launched_processes, together
 from moco.run_records import read_lines
 from moco.session import Monitor
+from moco.trackers import Tracker, tracker_named
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the figures of the run, or of what it would be."""
-    plan, monitor = together(lambda: prepare(arguments))
+    plan, monitor, trackers = together(lambda: prepare(arguments))
     if arguments.dry_run:
         return show_plan(plan, monitored=monitor is not None)
     began = time.monotonic()
@@ -42,6 +43,7 @@ def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
             resume="auto" if is_restarted() else arguments.resume,
             monitor=monitor,
             report=TerminalReport(),
+            trackers=trackers,
             stop=signals.asked,
         )
     if rank() > 0:
@@ -55,9 +57,10 @@ def is_restarted() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
+def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None, list[Tracker]]:
     """Return what is to be done, all input checked, nothing written."""
     check_json_path(arguments.json)
+    trackers = [tracker_named(name) for name in dict.fromkeys(arguments.track)]
     plan = make_plan(
         arguments.images,
         recipe=arguments.recipe,
@@ -83,7 +86,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None]:
         plan.device,
         workers=plan.workers,
     )
-    return plan, monitor
+    return plan, monitor, trackers
 
 
 def command_workers(asked: int | None, device: str) -> int:

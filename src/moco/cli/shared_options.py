@@ -67,6 +67,18 @@ def add_resident(command: Parser) -> None:
     )
 
 
+def add_track(command: Parser) -> None:
+    """Let it give its figures to trackers."""
+    command.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        choices=("tensorboard", "wandb"),
+        help="also give the figures to TensorBoard (files in the run directory's tb) or to Weights "
+        "& Biases (honours WANDB_MODE); may be given twice; one that fails does not end the run",
+    )
+
+
 def add_accumulate(command: Parser) -> None:
     """Let it take each batch in parts."""
     command.add_argument(

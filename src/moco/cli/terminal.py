@@ -2,105 +2,168 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from moco.batch_norm import has_batch_norm
+from moco.cli.durations import duration as duration
+from moco.cli.live import LiveLines
 from moco.cli.output import printable, say
+from moco.cli.plain_log import LOG_EVERY_SECONDS as LOG_EVERY_SECONDS
+from moco.cli.plain_log import LogTimes
+from moco.cli.run_view import PLAIN_LETTERS, Letters, RunFigures, run_lines, shown, verdict_in_words
 from moco.contrast import Contrast
 from moco.data_tools.check import left_out_lines
 from moco.distributed import world_size
 from moco.encoders import parameter_count
 from moco.memory import size_in_words
 from moco.plan import Plan
+from moco.progress import DiagnosisInWords
 
-LOG_EVERY_SECONDS = 10.0
-NARROW = 110
-"""Columns below which a terminal gets a short bar and short figures."""
-
-
-class SteadyConsole(Console):
-    """A console that falls silent when nobody reads it any more: a run must not end for that."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
+NOT_DRAWN_ON = ("", "dumb", "unknown")
+"""What TERM is where lines cannot be cleared."""
 
 
 class TerminalReport:
-    """A progress bar on a terminal, a plain line now and then elsewhere."""
+    """Curves below the lines on a terminal, a plain line now and then elsewhere.
 
-    def __init__(self) -> None:
-        self.console = SteadyConsole(highlight=False, soft_wrap=True)
-        self.bar: Progress | None = None
-        self.task: Any = None
-        self.logged_at = 0.0
-        self.first: tuple[float, int] | None = None
+    Args:
+        clock: gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.is_silent = sys.stdout is None
+        self.figures: RunFigures | None = None
+        self.times = LogTimes(clock())
+        self.told_verdict = ""
+        self.live: LiveLines | None = None
 
     def planned(self, plan: Plan, contrast: Contrast) -> None:
-        """Print what will be trained, and start the bar."""
+        """Print what will be trained, and start the display."""
         for line in describe_plan(plan):
             self.note(line)
         for line in describe_contrast(plan, contrast):
             self.note(line)
-        if self.console.is_terminal:
-            self.bar = Progress(
-                BarColumn(8 if self.is_narrow() else 30),
-                TextColumn("{task.completed}/{task.total}", table_column=whole()),
-                TimeElapsedColumn(table_column=whole()),
-                TextColumn("left", table_column=whole()),
-                TimeRemainingColumn(table_column=whole()),
-                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
-                console=self.console,
+        recipe, began = plan.recipe, self.clock()
+        figures = RunFigures(plan.steps, recipe.epochs, recipe.chance_loss, began=began)
+        self.figures, self.times = figures, LogTimes(began)
+        if can_draw():
+            letters = fitting_letters()
+            sys.stdout.flush()
+            self.live = LiveLines(
+                sys.stdout.fileno(),
+                sys.stdout.encoding,
+                lambda width, height: run_lines(figures, width, height, letters, self.clock()),
             )
-            self.task = self.bar.add_task("", total=plan.steps, figures="")
-            self.bar.start()
-
-    def is_narrow(self) -> bool:
-        """Say whether there is no room for words beside the figures."""
-        return self.console.is_terminal and self.console.width < NARROW
+            self.live.start()
 
     def note(self, text: str) -> None:
-        """Print a line above the bar; where it cannot be written, go on without."""
-        try:
-            self.console.print(printable(text), markup=False)
-        except OSError:
-            self.console.quiet = True
+        """Print a line, above the display; where it cannot be written, go on without."""
+        if self.live is not None:
+            self.live.note(printable(text))
+        elif not self.is_silent:
+            self.is_silent = not printed(printable(text))
 
     def stepped(self, row: Mapping[str, Any], plan: Plan) -> None:
-        """Move the bar, or print a line when the last one is some seconds old."""
-        now, done = time.monotonic(), row["step"] + 1
-        self.first = self.first or (now, done)
-        top1, rate = 100 * (row["pretext_top1"] or 0.0), row["images_per_second"]
-        loss = math.nan if row["loss"] is None else row["loss"]  # a step that was left out
-        figures = f"loss {loss:.3f}  pretext top-1 {top1:.1f} %  {rate:.0f} images/s"
-        if self.is_narrow():
-            figures = f"loss {loss:.2f} top-1 {top1:.0f} % {rate:.0f}/s"
-        if "knn_top1" in row:
-            figures += f"  kNN top-1 {100 * row['knn_top1']:.1f} %"
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, figures=figures)
-        elif now - self.logged_at >= LOG_EVERY_SECONDS or done == plan.steps or "knn_top1" in row:
-            self.logged_at = now
-            steps_per_second = (done - self.first[1]) / max(now - self.first[0], 1e-9)
-            left = (plan.steps - done) / steps_per_second if steps_per_second else 0.0
-            self.note(
-                f"step {done}/{plan.steps}  epoch {row['epoch'] + 1}/{plan.recipe.epochs}  "
-                + figures
-                + (f"  {duration(left)} left" if steps_per_second else "")
-            )
+        """Show the figures, or print a line when one is due."""
+        figures, now = self.figures, self.clock()
+        if figures is None:
+            return
+        before = figures.knn
+        figures.take(row, now)
+        is_news = figures.knn is not before or self.is_news(figures)
+        if self.live is not None:
+            return
+        if figures.done == plan.steps or self.times.is_due(now, is_news=is_news):
+            self.times.written(now)
+            self.note(figures_in_words(figures, now))
+            if figures.diagnosis is not None and self.is_news(figures):
+                self.told_verdict = figures.diagnosis.verdict
+                self.note(f"doctor: {verdict_in_words(figures.diagnosis)}")
+
+    def is_news(self, figures: RunFigures) -> bool:
+        """Say whether the doctor's verdict is another than the one that was printed."""
+        return figures.diagnosis is not None and figures.diagnosis.verdict != self.told_verdict
+
+    def examined(self, diagnosis: DiagnosisInWords) -> None:
+        """Show what the doctor says; a log has it with its next line."""
+        if self.figures is not None:
+            self.figures.diagnosis = diagnosis
 
     def ended(self) -> None:
-        """Take the bar down."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        """Leave the display as it is."""
+        if self.figures is not None:
+            self.figures.ended_at = self.clock()
+        if self.live is not None:
+            self.live.stop()
+            if self.live.is_gone:
+                self.is_silent = True
+                let_go_of_output()
+            self.live = None
+
+
+def can_draw() -> bool:
+    """Say whether standard output is a terminal that lines can be drawn on."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return (
+        is_terminal and sys.platform != "win32" and os.environ.get("TERM", "") not in NOT_DRAWN_ON
+    )
+
+
+def fitting_letters() -> Letters:
+    """Return what this terminal can show: no colour by NO_COLOR, plain letters where it must."""
+    letters = Letters()
+    try:
+        f"{letters.blocks}{letters.done}{letters.open}".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        letters = PLAIN_LETTERS
+    if os.environ.get("TERM") == "linux":  # the console's own font lacks most of them
+        letters = PLAIN_LETTERS
+    return replace(letters, coloured=not os.environ.get("NO_COLOR"))
+
+
+def printed(line: str) -> bool:
+    """Print a line; say whether that worked. A run must not end because nobody reads any more."""
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError):
+        let_go_of_output()
+        return False
+    return True
+
+
+def let_go_of_output() -> None:
+    """Let what is still printed go nowhere, also what is left in Python's buffer."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def figures_in_words(figures: RunFigures, now: float) -> str:
+    """Return a step's figures as a line of a log."""
+    row, left = figures.row, figures.seconds_left(now)
+    words = [
+        f"step {figures.done}/{figures.steps}",
+        f"epoch {figures.epoch}/{figures.epochs}",
+        f"loss {shown(row.get('loss'), 3)} (chance {figures.chance:.3f})",
+        f"pretext top-1 {shown(row.get('pretext_top1'), 1, percent=True)}",
+        f"similarity gap {shown(figures.gap(), 3)}",
+        f"{shown(row.get('images_per_second'), 0)} images/s",
+    ]
+    if figures.knn is not None:
+        score, epoch = figures.knn
+        words.append(f"kNN top-1 {shown(score, 1, percent=True)} (epoch {epoch})")
+    if left is not None:
+        words.append(f"{duration(left)} left")
+    return "  ".join(words)
 
 
 def describe_plan(plan: Plan) -> list[str]:
@@ -173,23 +236,6 @@ def describe_contrast(plan: Plan, contrast: Contrast) -> list[str]:
             f"{recipe.epochs} epochs; set optimizer.milestones"
         )
     return lines
-
-
-def whole() -> Column:
-    """Return a column of the bar that is never cut short."""
-    return Column(no_wrap=True, min_width=4)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as 45 s, 12 min, 3 h 20 min or 2 d 4 h."""
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if hours < 2:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{hours} h {round(seconds % 3600 / 60)} min"
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
