@@ -16,11 +16,11 @@ from moco.demo import RIVALS, Compared, RivalFeatures, nearest, verdict
 from moco.demo_data import DemoData
 from moco.evaluation.compare import Interval
 from moco.plan import Plan
+from moco.report.browser_page import page
 from moco.report.charts import line_chart
 from moco.report.page import (
     Cell,
     neighbour_rows,
-    page,
     pairs,
     paragraph,
     section,
