@@ -132,6 +132,7 @@ NEEDED = {
     },
     ("embed",): ["x", "y", "--out", "z.npz"],
     ("compare",): ["x", "--train", "x", "--test", "x"],
+    ("report",): ["x"],
     ("evaluate", "label-free"): ["x", "--images", "x"],
     ("data", "check"): ["x"],
     ("data", "stats"): ["x"],

@@ -119,12 +119,16 @@ class Browser:
         os.close(self._from)
         self._profile.cleanup()
 
-    def open(self, page: Path, width: int, height: int, *, dark: bool = False) -> Tab:
+    def open(
+        self, page: Path, width: int, height: int, *, dark: bool = False, scripts: bool = True
+    ) -> Tab:
         """Return a tab that has loaded the file, in a window of this size; phones have touch."""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         tab = self._tabs[session] = Tab(self, session, target)
         tab.begin(width, height, dark=dark)
+        if not scripts:
+            tab.ask("Emulation.setScriptExecutionDisabled", value=True)
         tab.load(page.resolve().as_uri())
         return tab
 
@@ -264,7 +268,8 @@ class Tab:
     def count(self, selector: str) -> int:
         """Return how many such elements are there and shown."""
         found = f"[...document.querySelectorAll({json.dumps(selector)})]"
-        return int(self.run(f"{found}.filter(each => each.checkVisibility()).length"))
+        is_shown = "each.checkVisibility() && each.getClientRects().length"
+        return int(self.run(f"{found}.filter(each => {is_shown}).length"))
 
     def place(self, selector: str, across: float = 0.5, down: float = 0.5) -> tuple[float, float]:
         """Scroll the first such element into view; return a place in it, in pixels."""

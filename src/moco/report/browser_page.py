@@ -19,8 +19,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-MADE_BY = "moco-report"
-"""Stands in the head of each page, so that a page of ours can be told from another's file."""
+from moco.plain_files import open_regular
+
 ENDS_A_BLOCK = re.compile(r"</?(script|style)|<!--|\r|\0", re.IGNORECASE)
 """What in a script would end its element early, or be read as another text than was hashed."""
 
@@ -40,12 +40,19 @@ class Part:
     style: str = ""
 
 
-def page(title: str, parts: Sequence[Part | str], *, heading: str | None = None) -> str:
+def page(
+    title: str,
+    parts: Sequence[Part | str],
+    *,
+    heading: str | None = None,
+    made_by: str = "moco",
+) -> str:
     """Return the whole HTML document.
 
     Args:
         parts: in their order; a str is HTML that needs no script.
         heading: HTML in the place of the title's own heading.
+        made_by: which command, by which `is_made_by` knows its page.
 
     Raises:
         ValueError: A script or style cannot stand in HTML.
@@ -56,14 +63,24 @@ def page(title: str, parts: Sequence[Part | str], *, heading: str | None = None)
     top = f"<h1>{text(title)}</h1>" if heading is None else heading
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(styles, scripts)}">'
-        f'<meta name="generator" content="{MADE_BY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"{_generator(made_by)}"
         '<meta name="color-scheme" content="light dark">'
         f"<title>{text(title)}</title>{''.join(f'<style>{style}</style>' for style in styles)}"
         f"</head><body><main>{top}{''.join(part.html for part in given)}</main>"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )
+
+
+def is_made_by(made_by: str, file: Path) -> bool:
+    """Say whether a file is a page that this command wrote.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
+    """
+    with open_regular(file) as content:
+        return _generator(made_by).encode() in content.read(4096)
 
 
 def packaged(name: str) -> str:
@@ -96,6 +113,10 @@ def visible(given: str) -> str:
 def text(given: str) -> str:
     """Return plain text as HTML, for an element or a quoted attribute."""
     return escape(visible(given), quote=True)
+
+
+def _generator(made_by: str) -> str:
+    return f'<meta name="generator" content="{text(made_by)}">'
 
 
 def _each_once(texts: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -21,9 +21,10 @@ class Cell:
     same_class: bool | None = None
 
 
-def section(heading: str, *parts: str) -> str:
-    """Return a headed section of HTML parts."""
-    return f"<section><h2>{text(heading)}</h2>{''.join(parts)}</section>"
+def section(heading: str, *parts: str, key: str = "") -> str:
+    """Return a headed section of HTML parts; `key` names it for links and scripts."""
+    name = f' id="{text(key)}"' if key else ""
+    return f"<section{name}><h2>{text(heading)}</h2>{''.join(parts)}</section>"
 
 
 def paragraph(words: str, kind: str = "") -> str:
@@ -46,6 +47,29 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], best: int | Non
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody>'
         "</table></div>"
+    )
+
+
+def fact_table(
+    rows: Mapping[str, Sequence[str]], columns: Sequence[str] = (), *, caption: str
+) -> str:
+    """Return a table with a title before each row; it scrolls in itself where it is too wide.
+
+    Args:
+        columns: above the values; none for a single one.
+        caption: what it is, for those who hear the page.
+    """
+    head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{text(title)}</th>'
+        + "".join(f'<td class="long">{text(value)}</td>' for value in values)
+        + "</tr>"
+        for title, values in rows.items()
+    )
+    top = f"<thead><tr><td></td>{head}</tr></thead>" if columns else ""
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}">'
+        f'<table class="facts">{top}<tbody>{body}</tbody></table></div>'
     )
 
 
