@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import DESKTOP, PHONE, Browser, Tab
+from browser import DESKTOP, PHONE, Browser
+from browser_tab import Tab
 from report_runs import RECIPE, made_run
 
 from moco.cli.main import main

@@ -33,11 +33,13 @@ class Part:
         html: finished HTML; whatever came from files is escaped in it (`text`, `data_block`).
         script: a classic script that runs when the page is there, "" without one.
         style: CSS that goes with it.
+        link: the id of its element and what the page's list of contents calls it, if it is there.
     """
 
     html: str
     script: str = ""
     style: str = ""
+    link: tuple[str, str] | None = None
 
 
 def page(
@@ -68,7 +70,7 @@ def page(
         f"{_generator(made_by)}"
         '<meta name="color-scheme" content="light dark">'
         f"<title>{text(title)}</title>{''.join(f'<style>{style}</style>' for style in styles)}"
-        f"</head><body><main>{top}{''.join(part.html for part in given)}</main>"
+        f"</head><body><main>{top}{_contents(given)}{''.join(part.html for part in given)}</main>"
         f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )
 
@@ -117,6 +119,18 @@ def text(given: str) -> str:
 
 def _generator(made_by: str) -> str:
     return f'<meta name="generator" content="{text(made_by)}">'
+
+
+def _contents(parts: Sequence[Part]) -> str:
+    """Return links to the sections, nothing where a glance finds them."""
+    links = [
+        f'<li><a href="#{text(part.link[0])}">{text(part.link[1])}</a></li>'
+        for part in parts
+        if part.link and part.html
+    ]
+    if len(links) < 2:
+        return ""
+    return f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>'
 
 
 def _each_once(texts: Iterable[str]) -> list[str]:

@@ -81,8 +81,8 @@ def chart_html(chart: Chart) -> str:
         f'<figure class="chart" data-chart="{key}" data-axis="{text(chart.axis)}">'
         f'<figcaption><h3 id="title-{key}">{text(chart.title)}</h3></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(_in_words(chart))}">'
-        f"{_axes(box, chart)}{_levels(box, chart)}"
-        f"{''.join(_drawn(line, box) for line in chart.lines)}"
+        f"{_axes(box, chart)}{''.join(_drawn(line, box) for line in chart.lines)}"
+        f"{_levels(box, chart)}"
         f'<g class="cursor"></g></svg>'
         f'<p class="at">{text(chart.axis)} {shown(last)}</p>'
         f'<ul class="reading">{lines}</ul>{about}</figure>'
@@ -118,7 +118,9 @@ def box_of(chart: Chart) -> Box:
     margin = (high - low) * 0.06 or abs(high) * 0.2 or 1.0
     bottom = 0.0 if chart.from_zero and low >= 0 else low - margin
     left, right = min(across), max(across)
-    return Box(left, right if right > left else left + 1, bottom, high + margin)
+    is_on_top = any(value > high - 2 * margin for _, value, _ in chart.levels)
+    room = 2.4 * margin if is_on_top else margin  # for its name
+    return Box(left, right if right > left else left + 1, bottom, high + room)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -30,6 +30,7 @@ def curves_part(runs: Sequence[ReportedRun]) -> Part:
         f'<section id="curves"><h2>Curves</h2>{legend(runs)}{"".join(html)}{block}</section>',
         packaged("charts.js"),
         packaged("charts.css"),
+        ("curves", "Curves"),
     )
 
 

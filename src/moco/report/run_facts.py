@@ -23,14 +23,28 @@ def what_was_run(runs: Sequence[ReportedRun]) -> str:
     rows = {title: [facts(run).get(title, "") for run in runs] for title in _titles(runs)}
     names = [run.name for run in runs] if len(runs) > 1 else []
     parts = [fact_table(rows, names, caption="The runs" if names else "The run")]
-    parts += _differing(runs) if len(runs) > 1 else _from_a_paper(runs[0])
+    if not names:
+        parts = [
+            f'<div class="beside"><div>{parts[0]}</div><div>{_from_a_paper(runs[0])}</div></div>'
+        ]
     everything = {name: [in_words(value)] for name, value in flat_fields(runs[0].recipe).items()}
     for run in runs[1:]:
         for name, value in flat_fields(run.recipe).items():
             everything[name].append(in_words(value))
     table = fact_table(everything, names, caption="All settings")
     parts.append(f"<details><summary>All settings</summary>{table}</details>")
-    return section("What was run", *parts)
+    return section("What was run", *parts, key="run")
+
+
+def what_differs(runs: Sequence[ReportedRun]) -> str:
+    """Return the section of settings that differ, nothing for one run."""
+    if len(runs) < 2:
+        return ""
+    values = differing_settings(runs)
+    rows = {name: [in_words(value) for value in each] for name, each in values.items()}
+    names, title = [run.name for run in runs], "Settings that differ"
+    table = fact_table(rows, names, caption=title) if rows else paragraph("None.")
+    return section(title, table, key="differences")
 
 
 def headline(run: ReportedRun) -> str:
@@ -77,7 +91,7 @@ def facts(run: ReportedRun) -> dict[str, str]:
         "seed": _said(run.identity, "seed"),
         "device": _said(status, "device"),
         "versions": _said(status, "versions"),
-        "last written": _said(status, "updated"),
+        "last written": _said(status, "updated").replace("T", " "),
         "directory": str(run.path),
     }
     return {title: value[:LONGEST] for title, value in found.items() if value}
@@ -121,30 +135,17 @@ def in_words(value: Any) -> str:
             return str(value)[:LONGEST]
 
 
-def _differing(runs: Sequence[ReportedRun]) -> list[str]:
-    values = differing_settings(runs)
-    if not values:
-        return [paragraph("All their settings are the same.")]
-    rows = {name: [in_words(value) for value in each] for name, each in values.items()}
-    names = [run.name for run in runs]
-    return [
-        '<h3 class="group">Settings that differ</h3>',
-        fact_table(rows, names, caption="Settings that differ"),
-    ]
-
-
-def _from_a_paper(run: ReportedRun) -> list[str]:
+def _from_a_paper(run: ReportedRun) -> str:
     base = nearest_recipe(run.recipe)
     changes = [change.fields for change in recipe_changes(base, run.recipe)]
     rows = {
         name: [in_words(value) for value in both] for each in changes for name, both in each.items()
     }
     if not rows:
-        return [paragraph(f"All settings are those of the recipe {base.name}.", "soft")]
-    return [
-        f'<h3 class="group">Settings that are not those of {text(base.name)}</h3>',
-        fact_table(rows, [base.name, "this run"], caption="Settings that are not the recipe's"),
-    ]
+        return paragraph(f"All settings are those of the recipe {base.name}.", "soft")
+    title = f"Settings that are not those of {base.name}"
+    table = fact_table(rows, [base.name, "this run"], caption=title)
+    return f'<h3 class="group">{text(title)}</h3>{table}'
 
 
 def _titles(runs: Sequence[ReportedRun]) -> list[str]:

@@ -12,7 +12,7 @@ from moco.data.images import StoredImages
 from moco.report.browser_page import Part, page, text
 from moco.report.curves import curves_part
 from moco.report.evaluation_tables import Evaluation, evaluations_section
-from moco.report.run_facts import differing_settings, headline, what_was_run
+from moco.report.run_facts import differing_settings, headline, what_differs, what_was_run
 from moco.report.run_files import ReportedRun
 from moco.report.thinned import number
 from moco.report.verdicts import diagnosis_of, verdicts_part
@@ -56,14 +56,16 @@ def report_page(report: Report) -> str:
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
     parts = [
         verdicts_part(runs, report.diagnoses),
+        Part(what_differs(runs), link=("differences", "What differs")),
         curves_part(runs),
-        Part(evaluations_section(report.evaluations)),
-        Part(views_section(runs, report.images) if report.images is not None else ""),
+        Part(evaluations_section(report.evaluations), link=("evaluations", "Features")),
+        Part(_views(report), link=("views", "Views")),
         *report.more,
-        Part(what_was_run(runs)),
+        Part(what_was_run(runs), link=("run", "What was run")),
         Part(_footer()),
     ]
-    return page(title, parts, heading=_heading(title, runs), made_by=MADE_BY)
+    told = any(diagnosis is not None for diagnosis in report.diagnoses)
+    return page(title, parts, heading=_heading(title, runs, told=told), made_by=MADE_BY)
 
 
 def report_figures(report: Report) -> dict[str, object]:
@@ -99,11 +101,16 @@ def _run_figures(run: ReportedRun, diagnosis: Any) -> dict[str, object]:
     }
 
 
-def _heading(title: str, runs: Sequence[ReportedRun]) -> str:
+def _views(report: Report) -> str:
+    return "" if report.images is None else views_section(report.runs, report.images)
+
+
+def _heading(title: str, runs: Sequence[ReportedRun], *, told: bool) -> str:
+    """Return the page's head; of several runs each in a line, where no verdict tells of them."""
     if len(runs) == 1:
         lines = [headline(runs[0])]
     else:
-        lines = [f"{run.name}: {headline(run)}" for run in runs]
+        lines = [] if told else [f"{run.name}: {headline(run)}" for run in runs]
     words = "".join(f'<p class="soft">{text(line)}</p>' for line in lines)
     return f'<header><p class="kicker">MoCo pre-training</p><h1>{text(title)}</h1>{words}</header>'
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from moco.report.browser_page import Part, packaged, text
+from moco.report.run_facts import progress
 from moco.report.run_files import ReportedRun
 
 
@@ -22,7 +23,7 @@ def diagnosis_of(run: ReportedRun) -> Any:
 def verdicts_part(runs: Sequence[ReportedRun], diagnoses: Sequence[Any]) -> Part:
     """Return a card for each run that there is a diagnosis of."""
     cards = [
-        _card(diagnosis, run.name if len(runs) > 1 else "")
+        _card(diagnosis, run if len(runs) > 1 else None)
         for run, diagnosis in zip(runs, diagnoses, strict=True)
         if diagnosis is not None
     ]
@@ -35,10 +36,15 @@ def verdicts_part(runs: Sequence[ReportedRun], diagnoses: Sequence[Any]) -> Part
     )
 
 
-def _card(diagnosis: Any, name: str) -> str:
-    findings = "".join(_finding(finding) for finding in diagnosis.findings)
-    title = f'<p class="kicker">{text(name)}</p>' if name else ""
+def _card(diagnosis: Any, run: ReportedRun | None) -> str:
+    """Return a diagnosis; of one run among several with that run's name."""
+    title = ""
+    if run:
+        title = f'<p class="kicker"><b>{text(run.name)}</b>: {text(progress(run))}</p>'
     verdict = diagnosis.verdict[:1].upper() + diagnosis.verdict[1:]
+    findings = "".join(
+        _finding(finding, is_first=number == 0) for number, finding in enumerate(diagnosis.findings)
+    )
     return (
         f'<article class="card {_kind(diagnosis)}">{title}<h2>{text(verdict)}</h2>'
         f"<p>{text(diagnosis.words)}</p>{findings}</article>"
@@ -53,11 +59,19 @@ def _kind(diagnosis: Any) -> str:
     return "good" if diagnosis.verdict == "healthy" else "wait"
 
 
-def _finding(finding: Any) -> str:
-    remedy = f"<dt>to change</dt><dd>{text(finding.remedy)}</dd>" if finding.remedy else ""
-    since = "" if finding.since_step is None else f", since step {finding.since_step:,}"
-    return (
-        f'<dl class="finding"><dt>{text(finding.name)}</dt>'
-        f"<dd>{text(finding.evidence)}{since}</dd>{remedy}"
-        f'<dt>from</dt><dd class="soft">{text(finding.reference)}</dd></dl>'
+def _finding(finding: Any, *, is_first: bool) -> str:
+    """Return what was found; the first is what the verdict is called after."""
+    since = "" if finding.since_step is None else f"step {finding.since_step:,}"
+    until = getattr(finding, "until_step", None)
+    since += "" if until is None or not since else f", until step {until:,}"
+    rows = {
+        "evidence": finding.evidence,
+        "seen since": since,
+        "to change": finding.remedy,
+        "reference": finding.reference,
+    }
+    listed = "".join(
+        f"<dt>{title}</dt><dd>{text(words)}</dd>" for title, words in rows.items() if words
     )
+    title = "" if is_first else f"<h3>{text(finding.name[:1].upper() + finding.name[1:])}</h3>"
+    return f'<div class="finding">{title}<dl>{listed}</dl></div>'
