@@ -111,6 +111,9 @@ def test_only_a_report_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture
         code, line = refused(capsys, run, "--out", out)
         assert code == expected, line
     assert other.read_text() == "my page, which names moco report"
+    assert main(["report", str(run)]) == 0
+    (tmp_path / "to a report").symlink_to(run / "report.html")
+    assert refused(capsys, run, "--out", tmp_path / "to a report")[0] == 2
     (run / "report.html").write_text('<meta name="generator" content="moco demo">')
     assert refused(capsys, run)[0] == 2
     assert not list(tmp_path.glob(".*"))
@@ -182,10 +185,11 @@ def test_rows_that_a_kill_cut_or_a_stranger_wrote_are_left_out(tmp_path: Path) -
     page = (run / "report.html").read_text()
     block = page.partition('id="curves-data">')[2].partition("</script>")[0]
     loss = next(chart for chart in json.loads(block)["charts"] if chart["key"] == "loss")
-    assert max(loss["lines"][0]["at"]) == 39
+    assert loss["lines"][0]["at"] == list(range(40))
     assert max(loss["lines"][0]["mean"]) < 7
     (told,) = json.loads((tmp_path / "figures.json").read_text())["runs"]
     assert (told["state"], told["images"], told["steps_per_epoch"]) == ("unknown", None, None)
+    assert told["steps_done"] == 40
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "metrics.jsonl", "signals.jsonl", "status.json"])

@@ -109,6 +109,8 @@ def test_pointing_shows_the_values_there_in_all_charts(one: Path, browser: Brows
     step = int(tab.text("[data-chart=pretext] .at").split()[1])
     assert abs(step - 99.5) <= 1
     assert abs(float(tab.text("[data-chart=pretext] .reading b").split()[0]) - step / 10) <= 0.11
+    tab.hover("[data-chart=pretext] svg", across=(44 + (360 - 44 - 10) * 45 / 199) / 360)
+    assert tab.text("[data-chart=rank] .reading b") == "24.9"  # of step 49, nearer than 24
     tab.hover("h1")
     assert tab.text("[data-chart=loss] .reading b") == at_end
     assert tab.count("figure .cursor line") == 0
