@@ -79,3 +79,12 @@ def test_colours_tell_lines_of_one_run_and_runs_of_several(tmp_path: Path) -> No
     assert 'class="band"' not in one  # each point is one row
     long = made_run(tmp_path / "long", steps=1000)
     assert 'class="band"' in charts_of(long)[1]
+
+
+def test_a_place_is_the_same_step_in_all_charts(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", steps=30)  # one reading of the signals, at step 24
+    charts, _ = charts_of(run)
+    assert charts["rank"]["lines"][0]["at"] == [24]
+    assert {tuple(chart["box"][:2]) for chart in charts.values() if chart["axis"] == "step"} == {
+        (0, 29)
+    }

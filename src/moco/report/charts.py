@@ -44,6 +44,7 @@ class Chart:
         axis: charts of the same axis are pointed at together.
         unit: "%" of a share, "GB" of bytes, else "".
         levels: what to compare with: name, value, and the run's number, None for all runs.
+        span: the axis's ends; None for those of the lines.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Chart:
     unit: str = ""
     levels: Sequence[tuple[str, float, int | None]] = ()
     from_zero: bool = False
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,16 +113,21 @@ def chart_values(chart: Chart) -> dict[str, Any]:
 
 def box_of(chart: Chart) -> Box:
     """Return the axes of a chart: all lines and levels on them, with a margin."""
-    across = [x for line in chart.lines for x in (line.curve.at[0], line.curve.at[-1])]
+    left, right = chart.span or span_of([chart])
     levels = [y for line in chart.lines for y in (*line.curve.mean, *_ends(line.curve))]
     levels += [value for _, value, _ in chart.levels]
     low, high = min(levels), max(levels)
     margin = (high - low) * 0.06 or abs(high) * 0.2 or 1.0
     bottom = 0.0 if chart.from_zero and low >= 0 else low - margin
-    left, right = min(across), max(across)
     is_on_top = any(value > high - 2 * margin for _, value, _ in chart.levels)
     room = 2.4 * margin if is_on_top else margin  # for its name
     return Box(left, right if right > left else left + 1, bottom, high + room)
+
+
+def span_of(charts: Iterable[Chart]) -> tuple[float, float]:
+    """Return the ends of an axis on which all of them have room."""
+    curves = [line.curve for chart in charts for line in chart.lines]
+    return min(curve.at[0] for curve in curves), max(curve.at[-1] for curve in curves)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -6,25 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from moco.report.browser_page import Part, data_block, packaged, text
-from moco.report.charts import COLOURS, Chart, Line, chart_html, chart_values, over_epochs
-from moco.report.figures import CONSISTENCY, GROUPS, Figure
+from moco.report.charts import (
+    COLOURS,
+    Chart,
+    Line,
+    chart_html,
+    chart_values,
+    over_epochs,
+    span_of,
+)
+from moco.report.figures import CONSISTENCY, CONSISTENCY_GROUP, GROUPS, Figure
 from moco.report.run_files import POINTS, ReportedRun
 from moco.report.thinned import Curve, Thinned, number
 
 
-def curves_part(runs: Sequence[ReportedRun]) -> Part:
-    """Return the section of all curves that the runs have figures for."""
+def curves_part(
+    runs: Sequence[ReportedRun], groups: Mapping[str, Sequence[Figure]] = GROUPS
+) -> Part:
+    """Return the section of those curves that the runs have figures for."""
     in_epochs = differ_in_epochs(runs)
-    sampled = [_of_signals(run) for run in runs]
     html, values = [], []
-    for group, figures in GROUPS.items():
-        charts = [chart for each in figures if (chart := _chart(each, runs, sampled, in_epochs))]
-        if group == "The dictionary":
-            charts = [*_consistency(runs), *charts]
-        if charts:
-            drawn = "".join(chart_html(chart) for chart in charts)
-            html.append(f'<h3 class="group">{text(group)}</h3><div class="charts">{drawn}</div>')
-            values += [chart_values(chart) for chart in charts]
+    for group, charts in _same_span(_charts(runs, groups, in_epochs)).items():
+        drawn = "".join(chart_html(chart) for chart in charts)
+        html.append(f'<h3 class="group">{text(group)}</h3><div class="charts">{drawn}</div>')
+        values += [chart_values(chart) for chart in charts]
     block = data_block("curves-data", {"charts": values, "epochs": _epochs(runs, in_epochs)})
     return Part(
         f'<section id="curves"><h2>Curves</h2>{legend(runs)}{"".join(html)}{block}</section>',
@@ -32,6 +37,35 @@ def curves_part(runs: Sequence[ReportedRun]) -> Part:
         packaged("charts.css"),
         ("curves", "Curves"),
     )
+
+
+def _charts(
+    runs: Sequence[ReportedRun],
+    groups: Mapping[str, Sequence[Figure]],
+    in_epochs: bool,  # noqa: FBT001
+) -> dict[str, list[Chart]]:
+    """Return the charts that there are figures for, by group."""
+    sampled, found = [_of_signals(run) for run in runs], {}
+    for group, figures in groups.items():
+        charts = [chart for each in figures if (chart := _chart(each, runs, sampled, in_epochs))]
+        if group == CONSISTENCY_GROUP:
+            charts = [*_consistency(runs), *charts]
+        if charts:
+            found[group] = charts
+    return found
+
+
+def _same_span(groups: Mapping[str, list[Chart]]) -> dict[str, list[Chart]]:
+    """Return the charts with one span for all of an axis, so that a place is the same in all."""
+    everything = [chart for charts in groups.values() for chart in charts]
+    spans = {
+        axis: span_of(chart for chart in everything if chart.axis == axis)
+        for axis in {chart.axis for chart in everything}
+    }
+    return {
+        group: [replace(chart, span=spans[chart.axis]) for chart in charts]
+        for group, charts in groups.items()
+    }
 
 
 def legend(runs: Sequence[ReportedRun]) -> str:

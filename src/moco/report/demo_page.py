@@ -14,6 +14,7 @@ from moco.evaluation.compare import Interval
 from moco.plan import Plan
 from moco.report.browser_page import Part, page
 from moco.report.curves import curves_part
+from moco.report.figures import LEARNING
 from moco.report.page import (
     Cell,
     neighbour_rows,
@@ -93,7 +94,7 @@ def _learning(plan: Plan) -> list[Part | str]:
     run = read_run(plan.run, plan.run.name)
     candidates, last = plan.recipe.candidates, run.last_rows[-1]
     return [
-        curves_part([run]),
+        curves_part([run], {"Learning": LEARNING}),
         paragraph(
             "Where a dictionary begins with random keys, they are easy to tell apart: the loss "
             "rises while real keys take their place, then falls as the encoder learns. At the end "

@@ -83,14 +83,13 @@ def pairs(images: Sequence[tuple[Cell, Cell]]) -> str:
 
 def neighbour_rows(rows: Sequence[tuple[Cell, Sequence[Cell], Sequence[Cell]]]) -> str:
     """Return for each asked image its neighbours before and after training."""
-    parts = ["<div class='wide'><div class='neighbours'><b>untrained</b><b>trained</b>"]
-    for asked, before, after in rows:
-        for neighbours in (before, after):
+    halves: dict[str, list[str]] = {"untrained": [], "trained": []}
+    for asked, *both in rows:
+        for half, neighbours in zip(halves.values(), both, strict=True):
             cells = "".join(_picture(cell) for cell in neighbours)
-            parts.append(
-                f'<div class="row"><div class="query">{_picture(asked)}</div>{cells}</div>'
-            )
-    return "".join(parts) + "</div></div>"
+            half.append(f'<div class="row"><div class="query">{_picture(asked)}</div>{cells}</div>')
+    shown = "".join(f"<div><b>{title}</b>{''.join(half)}</div>" for title, half in halves.items())
+    return f'<div class="neighbours">{shown}</div>'
 
 
 def _picture(cell: Cell) -> str:

@@ -142,8 +142,8 @@ def _read_metrics(path: Path) -> tuple[Thinned, list[dict[str, Any]], float | No
         step = _step_of(row)
         if step is None:
             continue
-        values = {name: number(row.get(name)) for name in FIGURES}
-        curves.add(step, {name: value for name, value in values.items() if value is not None})
+        values = {name: value for name in FIGURES if (value := number(row.get(name))) is not None}
+        curves.add(step, values)
         last.append(row)
         if per_epoch is None and row.get("epoch") == 1:
             per_epoch = float(step)

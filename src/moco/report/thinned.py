@@ -29,11 +29,22 @@ class Curve:
 
 @dataclass
 class _Tally:
+    """What is kept of one figure in a group of rows."""
+
     rows: int = 0
     at: float = 0.0
     total: float = 0.0
     low: float = math.inf
     high: float = -math.inf
+
+    def take(self, at: float, value: float) -> None:
+        self.rows += 1
+        self.at += at
+        self.total += value
+        if value < self.low:
+            self.low = value
+        if value > self.high:
+            self.high = value
 
     def add(self, other: _Tally) -> None:
         self.rows += other.rows
@@ -44,6 +55,8 @@ class _Tally:
 
 @dataclass
 class _Bin:
+    """A group of neighbouring rows."""
+
     rows: int = 0
     tallies: dict[str, _Tally] = field(default_factory=dict)
 
@@ -70,7 +83,10 @@ class Thinned:
         into = self._bins[-1]
         into.rows += 1
         for name, value in values.items():
-            into.tallies.setdefault(name, _Tally()).add(_Tally(1, at, value, value, value))
+            tally = into.tallies.get(name)
+            if tally is None:
+                tally = into.tallies[name] = _Tally()
+            tally.take(at, value)
 
     def curve(self, name: str) -> Curve:
         """Return what is kept of one figure."""
