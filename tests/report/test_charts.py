@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from moco.report.charts import (
     HEIGHT,
@@ -15,11 +17,12 @@ from moco.report.charts import (
     Line,
     box_of,
     chart_html,
+    chart_values,
     on_axis,
     shown,
     ticks,
 )
-from moco.report.thinned import Curve
+from moco.report.thinned import Curve, Thinned
 
 
 def curve(at: tuple[float, ...], mean: tuple[float, ...]) -> Curve:
@@ -72,6 +75,34 @@ def test_a_spike_leaves_the_picture_and_a_point_or_a_level_line_has_a_scale() ->
         assert box.low < alone.mean[0] < box.high
         assert box.left < box.right
         assert places_of(chart_html(chart))
+
+
+values = strategies.floats(-1e15, 1e15).filter(lambda value: abs(value) > 1e-30) | strategies.just(
+    0
+)
+
+
+@settings(deadline=None)
+@given(
+    points=strategies.lists(strategies.tuples(strategies.integers(0, 1 << 50), values, values)),
+    level=values,
+    from_zero=strategies.booleans(),
+)
+def test_whatever_is_drawn_is_drawn_with_finite_numbers(
+    points: list[tuple[int, float, float]], level: float, from_zero: bool
+) -> None:
+    kept = Thinned(20)
+    for at, first, second in [(0, 1.0, 2.0), *points]:
+        kept.add(at, {"first": first, "second": second})
+    lines = [Line(name, kept.curve(name)) for name in ("first", "second")]
+    chart = Chart("key", "", "", lines, levels=[("level", level, None)], from_zero=from_zero)
+    html = chart_html(chart)
+    assert "nan" not in html
+    assert "inf" not in html
+    assert json.dumps(chart_values(chart), allow_nan=False)
+    box = box_of(chart)
+    for line in lines:
+        assert all(box.low <= y <= box.high for y in line.curve.mean)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1, 2500), (-0.3, 6.2), (5.0, 5.001)])

@@ -19,6 +19,9 @@ from moco.report.figures import CONSISTENCY, CONSISTENCY_GROUP, GROUPS, Figure
 from moco.report.run_files import POINTS, ReportedRun
 from moco.report.thinned import Curve, Thinned, number
 
+DRAWN = [name for figures in GROUPS.values() for figure in figures for name in figure.lines]
+"""Figures that a chart may have, of metrics.jsonl or signals.jsonl."""
+
 
 def curves_part(
     runs: Sequence[ReportedRun], groups: Mapping[str, Sequence[Figure]] = GROUPS
@@ -95,9 +98,10 @@ def _epochs(runs: Sequence[ReportedRun], in_epochs: bool) -> float | None:  # no
 def _of_signals(run: ReportedRun) -> Thinned:
     curves = Thinned(POINTS)
     for row in run.signals:
-        values = {name: number(value) for name, value in row.items()}
-        known = {name: value for name, value in values.items() if value is not None}
-        curves.add(row["step"], known)
+        curves.add(
+            row["step"],
+            {name: value for name in DRAWN if (value := number(row.get(name))) is not None},
+        )
     return curves
 
 
@@ -153,8 +157,12 @@ def _levels(figure: Figure, runs: Sequence[ReportedRun]) -> list[tuple[str, floa
         return []
     found = [figure.level(run.recipe) for run in runs]
     if len(set(found)) == 1:
-        return [(*found[0], None)]
-    return [(name, value, run) for run, (name, value) in enumerate(found)]
+        found = found[:1]
+    return [
+        (name, value, run if len(found) > 1 else None)
+        for run, (name, value) in enumerate(found)
+        if number(value) is not None
+    ]
 
 
 def _consistency(runs: Sequence[ReportedRun]) -> Iterator[Chart]:

@@ -9,6 +9,8 @@ from typing import Any
 
 LARGEST = 1e15
 """A figure beyond it is damage, not a measurement."""
+SMALLEST = 1e-30
+"""A figure within it is drawn as 0."""
 
 
 @dataclass(frozen=True)
@@ -107,4 +109,6 @@ def number(value: Any) -> float | None:
     """Return a figure of a file, None where it is no number that can be drawn."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < LARGEST else None  # NaN is not below it either
+    if not abs(value) < LARGEST:  # NaN is not below it either
+        return None
+    return float(value) if abs(value) > SMALLEST else 0.0
