@@ -156,6 +156,8 @@ def test_evaluations_are_found_or_named(tmp_path: Path, capsys: pytest.CaptureFi
         code, line = refused(capsys, run, "--evaluation", tmp_path / "none.json")
         assert code == 2
         assert "none.json" in line
+    assert main(["report", str(run), "--evaluation", str(run / "knn.json")]) == 0
+    assert (run / "report.html").read_text().count("kNN, 200 neighbours") == 1
     os.mkfifo(run / "pipe.json")  # beside a run, what is no evaluation is passed over
     assert main(["report", str(run)]) == 0
 

@@ -117,6 +117,16 @@ def test_pointing_shows_the_values_there_in_all_charts(one: Path, browser: Brows
     tab.close()
 
 
+def test_the_contents_lead_to_the_sections(one: Path, browser: Browser) -> None:
+    tab = browser.open(one, *PHONE)
+    links = "[...document.querySelectorAll('nav a')].map(link => link.getAttribute('href'))"
+    assert tab.run(links) == ["#curves", "#evaluations", "#views", "#run"]
+    tab.click("nav a[href='#run']")
+    tab.wait_for("Math.abs(document.querySelector('#run').getBoundingClientRect().top) < 60")
+    assert is_quiet(tab, one)
+    tab.close()
+
+
 def test_a_finger_shows_values_too_and_a_phone_scrolls_one_way(one: Path, browser: Browser) -> None:
     tab = browser.open(one, *PHONE)
     assert tab.run("document.documentElement.scrollWidth") == PHONE[0]
