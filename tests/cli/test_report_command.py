@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
 from report_runs import RECIPE, made_run, metrics_rows
 
+import moco
 from moco.cli.main import main
+from moco.device import processor
 from moco.run_records import append_lines
 
 
@@ -52,6 +55,29 @@ def test_it_writes_beside_the_run_and_says_so(
     assert told_run["loss"] == metrics_rows(200)[-1]["loss"]
     assert figures["differing_settings"] == {}
     assert main(["report", str(run)]) == 0  # its own report is written anew
+
+
+def test_a_real_run_is_told_by_what_it_ran_on(
+    tmp_path: Path, photos: Path, tiny_settings: list[str]
+) -> None:
+    run = tmp_path / "run"
+    settings = [word for setting in tiny_settings for word in ("--set", setting)]
+    words = ["--device", "cpu", "--workers", "0", "--epochs", "7", "--run", str(run), *settings]
+    assert main(["pretrain", str(photos), *words]) == 0
+    assert main(["report", str(run), "--images", str(photos)]) == 0
+    page = (run / "report.html").read_text()
+    status = json.loads((run / "status.json").read_text())
+    assert status["versions"]["torch"] == torch.__version__
+    for told in (
+        "done, 28 of 28 steps",
+        "7 epochs of 4 steps",
+        f"cpu, {processor()}",
+        "float32",
+        f"moco {moco.__version__}, torch {torch.__version__}",
+        "Consistency of the dictionary",
+    ):
+        assert told in page, told
+    assert "not those" not in page.partition("Two views")[2].partition("</section>")[0]
 
 
 def test_several_runs_are_told_apart_by_as_much_of_the_path_as_it_takes(tmp_path: Path) -> None:

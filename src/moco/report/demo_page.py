@@ -24,7 +24,7 @@ from moco.report.page import (
     table,
 )
 from moco.report.run_files import read_run
-from moco.report.view_samples import spread, view_pairs
+from moco.report.view_samples import readable_ids, view_pairs
 
 MEASURES = {"roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy", "top1": "top-1"}
 METHODS = {"knn": "kNN, 20 neighbours", "linear": "linear probe"}
@@ -106,7 +106,7 @@ def _learning(plan: Plan) -> list[Part | str]:
 
 
 def _views(plan: Plan, data: DemoData) -> str:
-    ids = spread(data.train, VIEWED)
+    ids = readable_ids(data.train, VIEWED)
     return section(
         "Two views of each image",
         pairs(view_pairs(data.train, ids, plan.recipe.views, plan.seed)),

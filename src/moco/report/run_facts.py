@@ -90,6 +90,7 @@ def facts(run: ReportedRun) -> dict[str, str]:
         "images left out": _said(status, "skipped_files", but=0),
         "seed": _said(run.identity, "seed"),
         "device": _said(status, "device"),
+        "precision": _said(status, "precision"),
         "versions": _said(status, "versions"),
         "last written": _said(status, "updated").replace("T", " "),
         "directory": str(run.path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moco.data.images import Images, StoredImages, UnreadableImageError
+from moco.data.images import Images, StoredImages, UnreadableImageError, spread
 from moco.data.view_samples import sample_views
 from moco.data.views import view_picture
 from moco.errors import DataError
@@ -25,7 +25,7 @@ def views_section(runs: Sequence[ReportedRun], images: StoredImages) -> str:
     for run in runs:
         kinds.setdefault(run.recipe.views, []).append(run)
     count = MOST_IMAGES if len(kinds) == 1 else MOST_IMAGES // 2
-    ids = spread(images, count)
+    ids = readable_ids(images, count)
     if not ids:
         raise DataError(
             "no image that was looked at can be read; `moco data check` says why, or leave out "
@@ -61,11 +61,10 @@ def view_pairs(
     return made
 
 
-def spread(images: Images, count: int) -> list[int]:
-    """Return readable image numbers spread over all images."""
+def readable_ids(images: Images, count: int) -> list[int]:
+    """Return readable image numbers, at most `count`, spread over all images."""
     chosen = []
-    for number in range(min(count, len(images))):
-        image_id = len(images) * number // min(count, len(images))
+    for image_id in spread(len(images), count):
         try:
             images.read(image_id)
         except UnreadableImageError:
