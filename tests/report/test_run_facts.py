@@ -10,7 +10,13 @@ from report_runs import RECIPE, made_run
 
 from moco.data.sources.opening import open_images
 from moco.recipes import CIFAR10_RESNET18, MOCO_V2, MOCO_V3_RESNET50
-from moco.report.run_facts import differing_settings, nearest_recipe, what_differs, what_was_run
+from moco.report.run_facts import (
+    differing_settings,
+    headline,
+    nearest_recipe,
+    what_differs,
+    what_was_run,
+)
 from moco.report.run_files import read_runs
 from moco.report.view_samples import views_section
 
@@ -28,6 +34,15 @@ def test_a_recipe_is_told_by_what_is_not_the_papers(tmp_path: Path) -> None:
     assert '<td class="long">65,536</td><td class="long">1,024</td>' in ours
     same = made_run(tmp_path / "same", recipe=MOCO_V2)
     assert "All settings are those of the recipe moco-v2." in what_was_run(read_runs([same]))
+
+
+def test_the_headline_says_why_a_run_failed(tmp_path: Path) -> None:
+    told = {"state": "failed", "reason": "the disk is full"}
+    failed, done = made_run(tmp_path / "failed", status=told), made_run(tmp_path / "done")
+    assert headline(read_runs([failed])[0]).endswith(
+        "failed after 200 of 200 steps: the disk is full"
+    )
+    assert headline(read_runs([done])[0]).endswith("done, 200 of 200 steps.")
 
 
 def test_runs_are_told_apart_by_settings_and_seed(tmp_path: Path) -> None:

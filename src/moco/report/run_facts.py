@@ -50,7 +50,9 @@ def what_differs(runs: Sequence[ReportedRun]) -> str:
 def headline(run: ReportedRun) -> str:
     """Return in a line what a run is and how far it got."""
     images = f" of {run.images:,} images" if run.images else ""
-    return f"Recipe {run.recipe.name}, {run.recipe.epochs:,} epochs{images}; {progress(run)}."
+    reason = _said(run.status, "reason") if run.state in ("failed", "interrupted") else ""
+    why = f": {reason[:LONGEST]}" if reason else "."
+    return f"Recipe {run.recipe.name}, {run.recipe.epochs:,} epochs{images}; {progress(run)}{why}"
 
 
 def progress(run: ReportedRun) -> str:
