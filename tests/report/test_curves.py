@@ -49,9 +49,15 @@ def test_the_loss_has_its_chance_level_and_the_pretext_task_is_no_class_accuracy
     assert ">chance 6.932</text>" in html  # ln(1024 + 1)
     assert "not class accuracy" in html
     _, html = charts_of(*runs)
-    assert '<g class="level" data-run="0">' in html
-    assert '<g class="level" data-run="1">' in html
+    assert '<g class="level c0" data-run="0">' in html
+    assert '<g class="level c1" data-run="1">' in html
     assert ">chance 8.318</text>" in html  # ln(4096 + 1)
+    _, html = charts_of(*runs, made_run(tmp_path / "c"))
+    assert html.count('<g class="level') == 2  # what two share is drawn once, whoever is hidden
+    assert '<g class="level">' in html
+    near = replace(RECIPE, dictionary=replace(RECIPE.dictionary, size=1030))
+    _, html = charts_of(runs[0], made_run(tmp_path / "near", recipe=near))
+    assert html.count(">chance ") == 1  # names would stand on each other
 
 
 def test_runs_whose_epochs_have_other_numbers_of_steps_share_an_axis_of_epochs(

@@ -28,7 +28,7 @@ def test_a_recipe_is_told_by_what_is_not_the_papers(tmp_path: Path) -> None:
     own = replace(CIFAR10_RESNET18, name="mine", source="moco-v2 with changes")
     assert nearest_recipe(own) is MOCO_V2
     html = what_was_run(read_runs([made_run(tmp_path / "run")]))
-    ours = html.partition("not those of moco-v2")[2].partition("</table>")[0]
+    ours = html.replace("<wbr>", "").partition("not those of moco-v2")[2].partition("</table>")[0]
     rows = [row.partition("</th>")[0].rpartition(">")[2] for row in ours.split("<tr>")[2:]]
     assert rows == ["dictionary.size", "epochs", "batch_size"]
     assert '<td class="long">65,536</td><td class="long">1,024</td>' in ours

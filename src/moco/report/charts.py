@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
 COLOURS = 8
 """That runs, or lines of one run, are told apart by; see page.css."""
+LETTER_HEIGHT = 12
 FEW = 40
 """A line of no more points has them marked."""
 
@@ -205,15 +206,22 @@ def _axes(box: Box, chart: Chart) -> str:
 
 
 def _levels(box: Box, chart: Chart) -> str:
-    parts = []
+    """Return dashed levels, each named where no other name stands already."""
+    parts, named = [], list[float]()
     for name, value, run in chart.levels:
         _, down = box.place(box.left, value)
         above = down - 5 if down > TOP + 14 else down + 13
-        owner = "" if run is None else f' data-run="{run}"'
+        words = ""
+        if all(abs(above - other) >= LETTER_HEIGHT for other in named):
+            named.append(above)
+            words = (
+                f'<text x="{WIDTH - RIGHT}" y="{above:.1f}" text-anchor="end">{text(name)} '
+                f"{shown(value, chart.unit)}</text>"
+            )
+        owner = '"level"' if run is None else f'"level c{run % COLOURS}" data-run="{run}"'
         parts.append(
-            f'<g class="level"{owner}><line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down:.1f}" '
-            f'y2="{down:.1f}"/><text x="{WIDTH - RIGHT}" y="{above:.1f}" text-anchor="end">'
-            f"{text(name)} {shown(value, chart.unit)}</text></g>"
+            f'<g class={owner}><line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down:.1f}" '
+            f'y2="{down:.1f}"/>{words}</g>'
         )
     return "".join(parts)
 

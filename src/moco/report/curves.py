@@ -15,7 +15,7 @@ from moco.report.charts import (
     over_epochs,
     span_of,
 )
-from moco.report.figures import CONSISTENCY, CONSISTENCY_GROUP, GROUPS, Figure
+from moco.report.figures import CONSISTENCY, CONSISTENCY_GROUP, GROUPS, Figure, Level
 from moco.report.run_files import POINTS, ReportedRun
 from moco.report.thinned import Curve, Thinned, number
 
@@ -155,12 +155,12 @@ def _line(
 def _levels(figure: Figure, runs: Sequence[ReportedRun]) -> list[tuple[str, float, int | None]]:
     if figure.level is None:
         return []
-    found = [figure.level(run.recipe) for run in runs]
-    if len(set(found)) == 1:
-        found = found[:1]
+    owners: dict[Level, list[int]] = {}
+    for place, run in enumerate(runs):
+        owners.setdefault(figure.level(run.recipe), []).append(place)
     return [
-        (name, value, run if len(found) > 1 else None)
-        for run, (name, value) in enumerate(found)
+        (name, value, those[0] if len(those) == 1 < len(runs) else None)
+        for (name, value), those in owners.items()
         if number(value) is not None
     ]
 

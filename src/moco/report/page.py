@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def fact_table(
     """
     head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
     body = "".join(
-        f'<tr><th scope="row">{text(title)}</th>'
+        f'<tr><th scope="row">{_breakable(title)}</th>'
         + "".join(f'<td class="long">{text(value)}</td>' for value in values)
         + "</tr>"
         for title, values in rows.items()
@@ -71,6 +72,11 @@ def fact_table(
         f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}">'
         f'<table class="facts">{top}<tbody>{body}</tbody></table></div>'
     )
+
+
+def _breakable(name: str) -> str:
+    """Return a setting's name as HTML that a narrow page breaks after a dot or underscore."""
+    return re.sub(r"([._])(?=\w)", r"\1<wbr>", text(name))
 
 
 def pairs(images: Sequence[tuple[Cell, Cell]]) -> str:
