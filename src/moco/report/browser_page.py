@@ -146,7 +146,7 @@ def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
         return " ".join(f"'sha256-{_digest(each)}'" for each in texts) or "'none'"
 
     return (
-        f"default-src 'none'; img-src data: blob:; style-src {sources(styles)}; "
+        f"default-src 'none'; img-src data:; style-src {sources(styles)}; "
         f"script-src {sources(scripts)}; base-uri 'none'; form-action 'none'"
     )
 
