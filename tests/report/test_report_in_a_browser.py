@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,8 +206,12 @@ def test_paper_is_light_and_unfolds_what_is_folded(one: Path, browser: Browser) 
 
 
 def test_without_scripts_the_page_still_says_it_all(one: Path, browser: Browser) -> None:
-    tab = browser.open(one, *DESKTOP, scripts=False)
     html = one.read_text()
+    tab = browser.open(one, *DESKTOP)
+    values = "[...document.querySelectorAll('.reading b')].map(value => value.textContent)"
+    assert re.findall("<b>(.*?)</b>", html) == tab.run(values)  # the script has the same rule
+    tab.close()
+    tab = browser.open(one, *DESKTOP, scripts=False)
     assert "<b>4.749</b>" in html
     assert html.count('class="curve"') > 15
     assert not tab.errors
