@@ -68,6 +68,7 @@ def test_a_real_run_is_told_by_what_it_ran_on(
     page = (run / "report.html").read_text()
     status = json.loads((run / "status.json").read_text())
     assert status["versions"]["torch"] == torch.__version__
+    assert (status["images"], status["steps_per_epoch"], status["precision"]) == (64, 4, "float32")
     for told in (
         "done, 28 of 28 steps",
         "7 epochs of 4 steps",
