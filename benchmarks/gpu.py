@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from gpu_running import Ended, run_apart, run_here
 
-from moco.benchmark.machine import processor, versions
+from moco.benchmark.machine import versions
+from moco.device import processor
 
 TINY = (
     *("encoder.backbone=resnet18", "encoder.width=0.125", "encoder.stage_blocks=[1, 1, 1, 1]"),

@@ -85,6 +85,7 @@ WITHOUT_TORCH = [
     "cli/linear_options",
     "cli/compare_options",
     "cli/embed_options",
+    "cli/report_options",
     "evaluation/finetune_spec",
     "doctor_signs",
     "doctor_evidence",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from moco import __version__
 from moco.bad_limit import check_bad_limit, most_bad
 from moco.checkpoint import Identity, image_fingerprint
 from moco.data.images import Images, StoredImages
 from moco.data.resident import ResidentImages, load_resident
 from moco.data.sources.opening import open_images
 from moco.data.workers import LOADER_TIMEOUT_SECONDS
-from moco.device import default_workers, pick_device, pick_precision
+from moco.device import default_workers, device_name, pick_device, pick_precision
 from moco.errors import DataError, UsageError
 from moco.fitted_recipe import fitted_recipe
 from moco.fitting import check_usable
@@ -63,6 +66,23 @@ class Plan:
     def steps(self) -> int:
         """All optimizer steps of the run."""
         return self.recipe.epochs * self.steps_per_epoch
+
+    def about(self) -> dict[str, Any]:
+        """Return what status.json says of the run beside its state: its size and what it runs on.
+
+        Nothing of it decides a step: it may differ between a run and its continuation.
+        """
+        return {
+            "images": len(self.images),
+            "steps_per_epoch": self.steps_per_epoch,
+            "device": f"{self.device.type}, {device_name(self.device)}",
+            "precision": str(self.precision or torch.float32).removeprefix("torch."),
+            "versions": {
+                "moco": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        }
 
     def identity(self) -> Identity:
         """Return what a continuation of this run must have in common with it."""

@@ -139,8 +139,7 @@ def train(
         MocoError: As `pretrain`.
     """
     report = report if report is not None and rank() == 0 else SilentReport()
-    sizes = {"images": len(plan.images), "steps_per_epoch": plan.steps_per_epoch}
-    directory = RunDirectory(plan.run, writes=rank() == 0, sizes=sizes)
+    directory = RunDirectory(plan.run, writes=rank() == 0, about=plan.about())
     try:
         checkpoint = find_start(plan, directory, resume, report)
         if checkpoint is not None and checkpoint.step >= plan.steps:

@@ -55,13 +55,13 @@ class RunDirectory:
 
     Args:
         writes: false in all processes of a run but the first: they only read.
-        sizes: what status.json says of the run beside its state.
+        about: what status.json says of the run beside its state.
     """
 
     def __init__(
-        self, path: Path, *, writes: bool = True, sizes: Mapping[str, int] | None = None
+        self, path: Path, *, writes: bool = True, about: Mapping[str, Any] | None = None
     ) -> None:
-        self.path, self.writes, self.sizes = path, writes, dict(sizes or {})
+        self.path, self.writes, self.about = path, writes, dict(about or {})
         self.notes: list[str] = []
         """What the user should know of how the run is taken up, a line each."""
         self.skipped: dict[str, Skipped] = {}
@@ -228,7 +228,7 @@ class RunDirectory:
             "code": code,
             "step": step,
             "steps": steps,
-            **self.sizes,
+            **self.about,
             "reason": reason,
             "skipped_files": len(self.skipped),
             "pid": os.getpid(),

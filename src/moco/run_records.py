@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from moco.plain_files import open_regular, through_no_link, write_own
+
+MOST_LINE_BYTES = 1 << 24
+"""A longer line is none of ours; its parts are no rows."""
 
 
 def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -30,16 +34,18 @@ def taken_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a .jsonl file, none without one; a line that a kill cut is left out."""
+    return list(each_line(path))
+
+
+def each_line(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the same rows one by one: a run of days has a million."""
     if not path.exists():
-        return []
-    rows = []
+        return
     with open_regular(path) as file:
-        content = file.read().decode("utf-8", "replace")
-    for text in content.splitlines():
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+        while line := file.readline(MOST_LINE_BYTES):
+            try:
+                row = json.loads(line.decode("utf-8", "replace"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                yield row

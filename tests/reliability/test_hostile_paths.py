@@ -22,7 +22,7 @@ from moco.cli.commands import build_parser
 from moco.cli.parser import given_model, given_path
 from moco.errors import DataError
 from moco.evaluation.label_splits import read_split
-from moco.recipe_files import recipe_yaml
+from moco.recipe_files import recipe_yaml, write_recipe
 from moco.recipes import MOCO_V2
 from moco.run_lock import LOCK_NAME
 
@@ -51,6 +51,7 @@ IMAGES = {
     ("compare", "train"): ["compare", "timm:test_vit", *FOLDERS[2:], "--train", "{it}"],
     ("compare", "test"): ["compare", "timm:test_vit", *FOLDERS[:2], "--test", "{it}"],
     ("evaluate label-free", "images"): ["evaluate", "label-free", "{new}", "--images", "{it}"],
+    ("report", "images"): ["report", "{run}", "--out", "{new}.html", "--images", "{it}"],
     ("data check", "source"): ["data", "check", "{it}"],
     ("data check", "test"): ["data", "check", "{photos}", "--test", "{it}"],
     ("data stats", "source"): ["data", "stats", "{it}"],
@@ -94,12 +95,13 @@ RUNS = {
     ("embed", "model"): ["embed", "{it}", "{photos}", "--out", "{new}.npz"],
     ("compare", "models"): ["compare", "{it}", *FOLDERS],
     ("doctor", "run"): ["doctor", "{it}"],
+    ("report", "runs"): ["report", "{it}", "--out", "{new}.html"],
     ("demo", "run"): ["demo", "--images", "{photos}", "--run", "{it}"],
     ("study", "run"): [*STUDY, "--run", "{it}"],
 }
 """Those that a run directory is read from."""
-LISTS = {("evaluate few-labels", "split")}
-"""Those that names are read from, once there are features."""
+LISTS = {("evaluate few-labels", "split"), ("report", "evaluation")}
+"""Those that names or figures are read from, once there are features, or a run."""
 ONLY_WRITTEN = {"json", "out", "plot", "profile", "write_splits"}
 
 
@@ -155,7 +157,11 @@ def test_pickles_in_the_place_of_images_are_never_run(
 ) -> None:
     canary = tmp_path / "canary"
     paths = hostile_images(tmp_path / "images", canary)
-    told = outcomes(IMAGES, paths, at=tmp_path, photos=photos, classes=class_folders)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_recipe(run / "recipe.yaml", MOCO_V2)
+    (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+    told = outcomes(IMAGES, paths, at=tmp_path, photos=photos, classes=class_folders, run=run)
     assert len(told) == len(IMAGES) * len(paths)
     for name, path, code, errors in told:
         if name == "data check test" and code == 0:  # it tells what it found, and found no image

@@ -133,6 +133,7 @@ NEEDED = {
     ("doctor",): ["x"],
     ("embed",): ["x", "y", "--out", "z.npz"],
     ("compare",): ["x", "--train", "x", "--test", "x"],
+    ("report",): ["x"],
     ("evaluate", "label-free"): ["x", "--images", "x"],
     ("data", "check"): ["x"],
     ("data", "stats"): ["x"],

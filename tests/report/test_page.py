@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from moco.report.page import Cell, neighbour_rows, page, pairs, paragraph, table
+from moco.report.browser_page import page
+from moco.report.page import Cell, neighbour_rows, pairs, paragraph, table
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>.png'
 

@@ -7,10 +7,9 @@ import os
 import platform
 from typing import Any
 
-import torch
 from PIL import features
 
-from moco.device import cpu_count
+from moco.device import cpu_count, processor
 
 PACKAGES = (
     "torch",
@@ -42,26 +41,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def processor() -> str:
-    """Return what the processor calls itself."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def system_load() -> float | None:
     """Return how many programs wanted a processor in the last minute; None where none tells."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def device_name(device: torch.device) -> str:
-    """Return what the device calls itself."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def machine_figures(began: float | None, ended: float | None) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from moco.benchmark.machine import processor, system_load, versions
+from moco.benchmark.machine import system_load, versions
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
 from moco.cli.pretrain import command_workers
 from moco.cli.signals import StopSignals
 from moco.cli.terminal import describe_plan, print_table
+from moco.device import processor
 from moco.errors import UsageError
 from moco.evaluation.monitor import knn_monitor
 from moco.plan import Plan, make_plan

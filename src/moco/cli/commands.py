@@ -12,6 +12,7 @@ from moco.cli.doctor_options import ABOUT_DOCTOR, add_doctor_options
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
 from moco.cli.parser import Parser, Subparsers, given_path
+from moco.cli.report_options import ABOUT_REPORT, add_report_options
 from moco.cli.shared_options import (
     add_accumulate,
     add_bad_limit,
@@ -52,6 +53,7 @@ def build_parser() -> Parser:
     _add_embed(commands)
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_report(commands)
     _add_data(commands)
     _add_doctor(commands)
     _add_demo(commands)
@@ -168,6 +170,11 @@ def _add_compare(commands: Subparsers) -> None:
     text = "say which of several networks is better, and whether the data suffice to say so"
     command = _command(commands, "compare", "moco.cli.compare", text, ABOUT_COMPARE)
     add_compare_options(command)
+
+
+def _add_report(commands: Subparsers) -> None:
+    text = "write all that is known of a run, or of several, as one HTML page"
+    add_report_options(_command(commands, "report", "moco.cli.report", text, ABOUT_REPORT))
 
 
 def _add_data(commands: Subparsers) -> None:

@@ -17,7 +17,6 @@ from moco.errors import StorageError
 from moco.plan import make_plan
 from moco.pretraining import train
 from moco.report.demo_page import MEASURES, METHODS, demo_page, shown
-from moco.run_records import read_lines, taken_steps
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,9 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     rivals = rival_features(plan, data, report.note)
     compared = compare(rivals, data, report.note)
     page = plan.run / "report.html"
-    rows = taken_steps(read_lines(plan.run / "metrics.jsonl"))
     try:
-        html = demo_page(plan, data, rows, compared, rivals)
+        html = demo_page(plan, data, compared, rivals)
         page.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(f"cannot write {page}: {error}") from error

@@ -1,1 +1,1 @@
-"""Pages that one can send to a colleague: one file, no scripts, nothing fetched."""
+"""Pages that one can send to a colleague: one file, which fetches nothing."""

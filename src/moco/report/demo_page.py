@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from moco import __version__
-from moco.data.images import Images, UnreadableImageError
-from moco.data.view_samples import sample_views
-from moco.data.views import picture, view_picture
+from moco.data.views import picture
 from moco.demo import RIVALS, Compared, RivalFeatures, nearest, verdict
 from moco.demo_data import DemoData
 from moco.evaluation.compare import Interval
 from moco.plan import Plan
-from moco.report.charts import line_chart
+from moco.report.browser_page import Part, page
+from moco.report.curves import curves_part
+from moco.report.figures import LEARNING
 from moco.report.page import (
     Cell,
     neighbour_rows,
-    page,
     pairs,
     paragraph,
     section,
     table,
 )
+from moco.report.run_files import read_run
+from moco.report.view_samples import readable_ids, view_pairs
 
 MEASURES = {"roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy", "top1": "top-1"}
 METHODS = {"knn": "kNN, 20 neighbours", "linear": "linear probe"}
@@ -35,21 +34,21 @@ VIEWED, ASKED, NEIGHBOURS = 12, 6, 5
 def demo_page(
     plan: Plan,
     data: DemoData,
-    rows: Sequence[dict[str, Any]],
     compared: list[Compared],
     rivals: dict[str, RivalFeatures],
 ) -> str:
-    """Return the page as HTML; `rows` are the lines of metrics.jsonl."""
+    """Return the page as HTML; the run's own files are read for the curves."""
     return page(
         f"MoCo demo: {data.title}",
         [
             paragraph(data.about, "soft"),
             *_comparison(compared),
-            _loss(plan, rows),
+            *_learning(plan),
             _views(plan, data),
             _neighbours(data, rivals),
             _settings(plan),
         ],
+        made_by="moco demo",
     )
 
 
@@ -91,38 +90,26 @@ def _comparison(compared: list[Compared]) -> list[str]:
     ]
 
 
-def _loss(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
-    chance, candidates = plan.recipe.chance_loss, plan.recipe.candidates
-    chart = line_chart(
-        [(row["step"] + 1, row["loss"]) for row in rows],
-        x_label="step",
-        y_label="loss",
-        reference=(f"chance: {chance:.2f}", chance),
-    )
-    first, last = rows[0], rows[-1]
-    return section(
-        "The loss",
-        chart,
+def _learning(plan: Plan) -> list[Part | str]:
+    run = read_run(plan.run, plan.run.name)
+    candidates, last = plan.recipe.candidates, run.last_rows[-1]
+    return [
+        curves_part([run], {"Learning": LEARNING}),
         paragraph(
-            f"It starts at {first['loss']:.2f}; queries that tell no key from another would have "
-            f"{chance:.2f}. Where a dictionary begins with random keys, they are easy to tell "
-            "apart: the loss rises while real keys take their place, then falls as the encoder "
-            f"learns. At the end a query finds its own key first among {candidates:,} in "
-            f"{100 * last['pretext_top1']:.0f} % of cases (the pretext task, not class accuracy).",
+            "Where a dictionary begins with random keys, they are easy to tell apart: the loss "
+            "rises while real keys take their place, then falls as the encoder learns. At the end "
+            f"a query finds its own key first among {candidates:,} in "
+            f"{100 * (last['pretext_top1'] or 0):.0f} % of cases.",
             "soft",
         ),
-    )
+    ]
 
 
 def _views(plan: Plan, data: DemoData) -> str:
-    made = []
-    for image_id in _spread(data.train, VIEWED):
-        name = data.train.name(image_id)
-        first, second = sample_views(data.train, image_id, plan.recipe.views, seed=plan.seed)
-        made.append((Cell(view_picture(first), name), Cell(view_picture(second), name)))
+    ids = readable_ids(data.train, VIEWED)
     return section(
         "Two views of each image",
-        pairs(made),
+        pairs(view_pairs(data.train, ids, plan.recipe.views, plan.seed)),
         paragraph(
             "What training compares: the two views of a pair should get the same embedding, "
             "views of different images different ones.",
@@ -197,16 +184,3 @@ def _settings(plan: Plan) -> str:
             "soft",
         ),
     )
-
-
-def _spread(images: Images, count: int) -> list[int]:
-    """Return readable image numbers spread over all images."""
-    chosen = []
-    for number in range(min(count, len(images))):
-        image_id = len(images) * number // min(count, len(images))
-        try:
-            images.read(image_id)
-        except UnreadableImageError:
-            continue
-        chosen.append(image_id)
-    return chosen

@@ -6,7 +6,8 @@ from typing import Any
 
 from moco.benchmark.figures import short_number
 from moco.benchmark.loss.comparing import LossComparison, LossResult
-from moco.benchmark.machine import device_name, machine_figures
+from moco.benchmark.machine import machine_figures
+from moco.device import device_name
 
 MEBIBYTE = 1 << 20
 LOSS_COLUMNS = ["loss", "ms", "from - to", "x official", "from - to", "extra MiB"]

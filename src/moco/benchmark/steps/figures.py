@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from moco.benchmark.figures import short_number
-from moco.benchmark.machine import device_name, machine_figures
+from moco.benchmark.machine import machine_figures
 from moco.benchmark.steps.comparing import StepComparison, StepResult
 from moco.benchmark.steps.profiling import StepProfile
+from moco.device import device_name
 
 
 def step_columns(*, per_core: bool) -> list[str]:

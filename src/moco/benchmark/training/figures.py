@@ -6,8 +6,9 @@ from statistics import median
 from typing import Any
 
 from moco.benchmark.figures import short_number
-from moco.benchmark.machine import device_name, machine_figures
+from moco.benchmark.machine import machine_figures
 from moco.benchmark.training.comparing import TrainComparison, TrainResult
+from moco.device import device_name
 
 TRAIN_COLUMNS = ["training", "images/s", "from - to", "x official", "images/CPU s", "x official"]
 
