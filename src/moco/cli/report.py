@@ -10,6 +10,7 @@ from pathlib import Path
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
 from moco.data.sources.opening import open_images
+from moco.doctor import Diagnosis
 from moco.errors import StorageError, UsageError, storage_remedy
 from moco.plain_files import write_own
 from moco.report.browser_page import is_made_by
@@ -41,11 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def tell(runs: Sequence[ReportedRun], diagnoses: Sequence[object]) -> None:
-    """Print a line for each run: how it stands, and the verdict where there is one."""
+def tell(runs: Sequence[ReportedRun], diagnoses: Sequence[Diagnosis]) -> None:
+    """Print a line for each run: how it stands, and the verdict."""
     for each, diagnosis in zip(runs, diagnoses, strict=True):
-        verdict = getattr(diagnosis, "verdict", "")
-        say(printable(f"{each.name}: {progress(each)}" + (f"; {verdict}" if verdict else "")))
+        say(printable(f"{each.name}: {progress(each)}; {diagnosis.verdict}"))
 
 
 def check_out(path: Path) -> None:

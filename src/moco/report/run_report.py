@@ -9,6 +9,7 @@ from typing import Any
 
 from moco import __version__
 from moco.data.images import StoredImages
+from moco.doctor import Diagnosis
 from moco.report.browser_page import Part, page, text
 from moco.report.curves import curves_part
 from moco.report.evaluation_tables import Evaluation, evaluations_section
@@ -28,13 +29,13 @@ class Report:
     """What a page is made of, read and checked.
 
     Attributes:
-        diagnoses: of each run; None without a doctor.
+        diagnoses: of each run.
         images: that the runs trained on, if they are there.
         more: further sections, before the settings.
     """
 
     runs: Sequence[ReportedRun]
-    diagnoses: Sequence[Any]
+    diagnoses: Sequence[Diagnosis]
     evaluations: Sequence[Evaluation] = ()
     images: StoredImages | None = None
     more: Sequence[Part] = field(default_factory=list)
@@ -64,8 +65,7 @@ def report_page(report: Report) -> str:
         Part(what_was_run(runs), link=("run", "What was run")),
         Part(_footer()),
     ]
-    told = any(diagnosis is not None for diagnosis in report.diagnoses)
-    return page(title, parts, heading=_heading(title, runs, told=told), made_by=MADE_BY)
+    return page(title, parts, heading=_heading(title, runs), made_by=MADE_BY)
 
 
 def report_figures(report: Report) -> dict[str, object]:
@@ -83,7 +83,7 @@ def report_figures(report: Report) -> dict[str, object]:
     }
 
 
-def _run_figures(run: ReportedRun, diagnosis: Any) -> dict[str, object]:
+def _run_figures(run: ReportedRun, diagnosis: Diagnosis) -> dict[str, object]:
     last: Mapping[str, Any] = run.last_rows[-1]
     return {
         "name": run.name,
@@ -95,9 +95,9 @@ def _run_figures(run: ReportedRun, diagnosis: Any) -> dict[str, object]:
         "steps_per_epoch": run.steps_per_epoch,
         "chance_loss": run.recipe.chance_loss,
         **{name: number(last.get(name)) for name in LAST_FIGURES},
-        "verdict": None if diagnosis is None else diagnosis.verdict,
-        "words": None if diagnosis is None else diagnosis.words,
-        "findings": [] if diagnosis is None else [each.name for each in diagnosis.findings],
+        "verdict": diagnosis.verdict,
+        "words": diagnosis.words,
+        "findings": [each.name for each in diagnosis.findings],
     }
 
 
@@ -105,13 +105,9 @@ def _views(report: Report) -> str:
     return "" if report.images is None else views_section(report.runs, report.images)
 
 
-def _heading(title: str, runs: Sequence[ReportedRun], *, told: bool) -> str:
-    """Return the page's head; of several runs each in a line, where no verdict tells of them."""
-    if len(runs) == 1:
-        lines = [headline(runs[0])]
-    else:
-        lines = [] if told else [f"{run.name}: {headline(run)}" for run in runs]
-    words = "".join(f'<p class="soft">{text(line)}</p>' for line in lines)
+def _heading(title: str, runs: Sequence[ReportedRun]) -> str:
+    """Return the page's head; of several runs the verdicts tell."""
+    words = f'<p class="soft">{text(headline(runs[0]))}</p>' if len(runs) == 1 else ""
     return f'<header><p class="kicker">MoCo pre-training</p><h1>{text(title)}</h1>{words}</header>'
 
 

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
+from moco.doctor import Diagnosis, Finding, diagnose
 from moco.report.browser_page import Part, packaged, text
 from moco.report.run_facts import progress
 from moco.report.run_files import ReportedRun
 
 
-def diagnosis_of(run: ReportedRun) -> Any:
-    """Return the doctor's diagnosis of a run; None without a doctor."""
-    if find_spec("moco.doctor") is None:
-        return None
-    doctor = import_module("moco.doctor")
-    return doctor.diagnose(run.recipe, run.last_rows, run.signals, images=run.images)
+def diagnosis_of(run: ReportedRun) -> Diagnosis:
+    """Return the doctor's diagnosis of a run."""
+    return diagnose(run.recipe, run.last_rows, run.signals, images=run.images)
 
 
-def verdicts_part(runs: Sequence[ReportedRun], diagnoses: Sequence[Any]) -> Part:
-    """Return a card for each run that there is a diagnosis of."""
+def verdicts_part(runs: Sequence[ReportedRun], diagnoses: Sequence[Diagnosis]) -> Part:
+    """Return a card for each run."""
     cards = [
         _card(diagnosis, run if len(runs) > 1 else None)
         for run, diagnosis in zip(runs, diagnoses, strict=True)
-        if diagnosis is not None
     ]
-    if not cards:
-        return Part("")
     return Part(
         f'<section id="verdict" aria-label="Verdict"><div class="cards">{"".join(cards)}</div>'
         "</section>",
@@ -36,7 +28,7 @@ def verdicts_part(runs: Sequence[ReportedRun], diagnoses: Sequence[Any]) -> Part
     )
 
 
-def _card(diagnosis: Any, run: ReportedRun | None) -> str:
+def _card(diagnosis: Diagnosis, run: ReportedRun | None) -> str:
     """Return a diagnosis; of one run among several with that run's name."""
     title = ""
     if run:
@@ -51,19 +43,19 @@ def _card(diagnosis: Any, run: ReportedRun | None) -> str:
     )
 
 
-def _kind(diagnosis: Any) -> str:
+def _kind(diagnosis: Diagnosis) -> str:
     """Return how a card is coloured: by what is wrong with the learning, else with its speed."""
     sick = [finding for finding in diagnosis.findings if finding.is_sick]
-    if any(not getattr(finding, "only_speed", False) for finding in sick):
+    if any(not finding.only_speed for finding in sick):
         return "bad"
     return "good" if diagnosis.verdict == "healthy" else "wait"
 
 
-def _finding(finding: Any, *, is_first: bool) -> str:
+def _finding(finding: Finding, *, is_first: bool) -> str:
     """Return what was found; the first is what the verdict is called after."""
     since = "" if finding.since_step is None else f"step {finding.since_step:,}"
-    until = getattr(finding, "until_step", None)
-    since += "" if until is None or not since else f", until step {until:,}"
+    if since and finding.until_step is not None:
+        since += f", until step {finding.until_step:,}"
     rows = {
         "evidence": finding.evidence,
         "seen since": since,
