@@ -1,0 +1,89 @@
+"""What the pages hold: fenced and indented blocks, code spans, links, headings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
+FENCE = re.compile(r"^```(\w*)$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, or one that four spaces indent."""
+
+    page: str
+    line: int
+    """Of its first line of content, counted from 1."""
+    language: str
+    lines: tuple[str, ...]
+    not_run: str = ""
+    """Why its commands are not run, from a comment before it."""
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def commands(self) -> list[str]:
+        """What one types, without remarks: behind `$ ` in a console block, every line elsewhere."""
+        lines = re.sub(r"\\\n\s*", "", self.text).split("\n")
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        without = (re.sub(r"(^|\s+)#.*$", "", line).strip() for line in lines)
+        return [line for line in without if line]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Return a page's blocks in their order."""
+    blocks: list[Block] = []
+    language, start, held, why = "", 0, [], ""
+    is_fenced = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        fence = FENCE.match(line)
+        if is_fenced and fence:
+            blocks.append(Block(page.name, start, language, tuple(held), why))
+            held, why, is_fenced = [], "", False
+        elif is_fenced:
+            held.append(line)
+        elif fence:
+            language, start, is_fenced = fence[1], number + 1, True
+        elif line.startswith("    ") and not line.lstrip().startswith(("-", "*")):
+            if blocks and blocks[-1].line + len(blocks[-1].lines) == number:  # one line more
+                before = blocks.pop()
+                blocks.append(Block(page.name, before.line, "", (*before.lines, line.strip())))
+            else:
+                blocks.append(Block(page.name, number, "", (line.strip(),)))
+        elif found := NOT_RUN.match(line):
+            why = found[1]
+    assert not is_fenced, f"{page.name}: a fence at line {start} is never closed"
+    return blocks
+
+
+def prose_of(page: Path) -> str:
+    """Return a page's text without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def spans_of(page: Path) -> list[str]:
+    """Return what stands between single backticks."""
+    return [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", prose_of(page))]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose_of(page), flags=re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")).replace(" ", "-")
+        for heading in headings
+    }
+
+
+def words_of(command: str) -> list[str]:
+    """Return a command's words as a shell makes them, remarks left out."""
+    return shlex.split(command, comments=True)

@@ -1,0 +1,140 @@
+"""Commands and programs on the pages run from top to bottom, in one folder, on tiny images.
+
+What is not as the page has it stands in `INSTEAD`, `SHORTER` and `NOT_RUN`; a block that is not run
+says why on the page, in a remark `<!-- not run: why -->` above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from doc_pages import ROOT, Block, blocks_of, words_of
+from PIL import Image
+
+from moco.cli.main import main
+
+PAGES = ["README.md"]
+INSTEAD = ["python examples/cifar10_folders.py cifar10"]  # the images are made here
+NOT_RUN = {  # by their first words
+    "make": "it builds an environment of its own",
+    "pip install": "the tests' environment has it",
+    "torchrun": "tests/cli/test_torchrun.py does",
+    "moco demo": "tests/cli/test_demo.py does",
+    "moco bench": "tests/cli/test_bench_*.py do; they measure for minutes",
+    "moco study": "tests/cli/test_study_command.py does",
+}
+TINY = (
+    *("encoder.backbone=resnet18", "encoder.width=0.125", "encoder.stage_blocks=[1, 1, 1, 1]"),
+    *("views.image_size=16", "views.evaluation_resize=16", "views.evaluation_size=16"),
+    *("batch_size=16", "batch_norm_groups=2", "dictionary.size=16", "optimizer.warmup_epochs=0"),
+)
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+SHORT_TUNING = [
+    word
+    for setting in ("epochs=1", "fewest_steps=0", "warmup_epochs=0")
+    for word in ("--set", setting)
+]
+SHORTER = {  # more words, by a command's first ones
+    "pretrain": ["--epochs", "1", "--workers", "0", "--device", "cpu", *SETTINGS],
+    "evaluate finetune": SHORT_TUNING,
+    "evaluate few-labels": ["--draws", "2"],
+}
+SHORTER_IN_PYTHON = [(r"epochs=\d+", "epochs=1, settings=TINY, device='cpu'")]
+FOLDERS = ["PHOTOS", "IMAGES", "cifar10/train", "cifar10/test"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with all folders of images that pages name."""
+    folder = tmp_path_factory.mktemp("images")
+    draw = np.random.default_rng(0)
+    for name in FOLDERS:
+        for label, colour in (("defective", (40, 60, 200)), ("sound", (200, 60, 40))):
+            place = folder / name / label
+            place.mkdir(parents=True)
+            for number in range(16):
+                pixels = np.clip(draw.normal(colour, 40, (24, 24, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def at_work(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder beside which the images lie, our examples in it."""
+    for place in [*images.iterdir(), ROOT / "examples"]:
+        (tmp_path / place.name).symlink_to(place)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def is_left_out(command: str) -> bool:
+    return command.startswith((*INSTEAD, *NOT_RUN))
+
+
+def run_command(command: str) -> str:
+    """Run what a reader types and return what it prints."""
+    typed, _, file = command.partition(" > ")
+    words = words_of(typed)
+    assert words[0] == "moco", f"{command}: say in NOT_RUN why it is not run"
+    for first, more in SHORTER.items():
+        if all(word in words for word in first.split()):
+            words = [*words, *more]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = main(words[1:])
+    assert code == 0, f"{command}: exit code {code}"
+    if file:
+        Path(words_of(file)[0]).write_text(printed.getvalue(), encoding="utf-8")
+    return printed.getvalue()
+
+
+def run_program(block: Block, names: dict[str, Any]) -> None:
+    text = block.text
+    for shown, shorter in SHORTER_IN_PYTHON:
+        text = re.sub(shown, shorter, text)
+    place = f"{block.page}, line {block.line}"
+    exec(compile("\n" * (block.line - 1) + text, place, "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_tells_to_do_works(
+    page: str, at_work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("moco.rehearsal"), "MOST_STEPS", 2)
+    names: dict[str, Any] = {"TINY": TINY}
+    count = 0
+    for block in blocks_of(ROOT / page):
+        if block.not_run or block.language in ("yaml", "text"):
+            continue
+        if block.language == "python":
+            run_program(block, names)
+            count += 1
+            continue
+        for command in block.commands:
+            if not is_left_out(command):
+                run_command(command)
+                count += 1
+    assert count >= 5, f"{page}: only {count} things to run were found"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_not_run_says_why(page: str) -> None:
+    for block in blocks_of(ROOT / page):
+        if block.not_run:
+            assert len(block.not_run.split()) >= 4, f"{block.page}:{block.line}: {block.not_run}"
+
+
+def test_nothing_is_left_out_that_no_page_has() -> None:
+    commands = [
+        command for page in PAGES for block in blocks_of(ROOT / page) for command in block.commands
+    ]
+    for first in [*INSTEAD, *NOT_RUN]:
+        assert any(command.startswith(first) for command in commands), f"{first} is on no page"
