@@ -38,6 +38,18 @@ class Block:
         without = (re.sub(r"(^|\s+)#.*$", "", line).strip() for line in lines)
         return [line for line in without if line]
 
+    @property
+    def shown(self) -> dict[str, list[str]]:
+        """What a console block shows of the output of each of its commands."""
+        outputs: dict[str, list[str]] = {}
+        held: list[str] = []
+        for line in re.sub(r"\\\n\s*", "", self.text).split("\n"):
+            if line.startswith("$ "):
+                held = outputs.setdefault(re.sub(r"\s+#.*$", "", line[2:]).strip(), [])
+            elif line.strip() != "...":
+                held.append(line)
+        return outputs
+
 
 def blocks_of(page: Path) -> list[Block]:
     """Return a page's blocks in their order."""
@@ -87,3 +99,9 @@ def anchors_of(page: Path) -> set[str]:
 def words_of(command: str) -> list[str]:
     """Return a command's words as a shell makes them, remarks left out."""
     return shlex.split(command, comments=True)
+
+
+def gist(line: str) -> str:
+    """Return a line's words without figures; of a table's row the first cell."""
+    cell = re.split("[│┃]", line)[1] if re.match(r"\s*[│┃]", line) else line
+    return " ".join(re.findall(r"[a-z]{3,}", cell.lower()))

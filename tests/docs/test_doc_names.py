@@ -188,3 +188,10 @@ def test_commands_are_understood(block: Block, command: str) -> None:
 
 def test_there_are_commands_to_understand() -> None:
     assert len(moco_commands()) > 40
+
+
+@each_page
+def test_what_is_not_run_says_why(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.not_run:
+            assert len(block.not_run.split()) >= 4, f"{block.page}:{block.line}: {block.not_run}"
