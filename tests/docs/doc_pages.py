@@ -102,6 +102,10 @@ def words_of(command: str) -> list[str]:
 
 
 def gist(line: str) -> str:
-    """Return a line's words without figures; of a table's row the first cell."""
+    """Return a line's words without figures, time left and what a setting is.
+
+    Of a table's row the first cell counts.
+    """
+    line = re.sub(r" = .*|\d+ \w+ left$|\bmin\b", "", line)
     cell = re.split("[│┃]", line)[1] if re.match(r"\s*[│┃]", line) else line
     return " ".join(re.findall(r"[a-z]{3,}", cell.lower()))

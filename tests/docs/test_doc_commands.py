@@ -57,9 +57,9 @@ SHORTER = {  # more words, by a command's first ones
 }
 SHORTER_IN_PYTHON = [(r"epochs=\d+", "epochs=1, settings=TINY, device='cpu'")]
 FOLDERS = ["PHOTOS", "IMAGES", "cifar10/train", "cifar10/test", "solar/train", "solar/test"]
-SAME_LINES = 0.5
-"""Of the lines of output that a page shows, so many must be there, figures aside: what a command
-says of its settings differs on tiny images."""
+SAME_LINES = 0.75
+"""Of the lines of output that a page shows, so many must be there, figures aside: a few differ on
+tiny images."""
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,9 @@ def run_program(block: Block, names: dict[str, Any]) -> None:
 def check_output(command: str, shown: list[str], printed: str) -> None:
     """Compare what a page shows of a command's output with what it prints."""
     actual = {gist(line) for line in printed.splitlines()}
-    missing = [line for line in shown if gist(line) not in actual]
-    assert len(missing) <= (1 - SAME_LINES) * len(shown), f"{command} does not print {missing}"
+    told = [line for line in shown if gist(line)]
+    missing = [line for line in told if gist(line) not in actual]
+    assert len(missing) <= (1 - SAME_LINES) * len(told), f"{command} does not print {missing}"
 
 
 @pytest.mark.parametrize("page", PAGES)
