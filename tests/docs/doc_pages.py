@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
+REMARK = re.compile(r"<!-- (not run|comes with): (?:moco )?(.+) -->")
 FENCE = re.compile(r"^```(\w*)$")
 
 
@@ -24,6 +24,8 @@ class Block:
     lines: tuple[str, ...]
     not_run: str = ""
     """Why its commands are not run, from a comment before it."""
+    comes_with: str = ""
+    """A command that the block is about, which an earlier version has not, from such a comment."""
 
     @property
     def text(self) -> str:
@@ -54,13 +56,15 @@ class Block:
 def blocks_of(page: Path) -> list[Block]:
     """Return a page's blocks in their order."""
     blocks: list[Block] = []
-    language, start, held, why = "", 0, [], ""
+    language, start, held = "", 0, list[str]()
+    remarks: dict[str, str] = {}
     is_fenced = False
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         fence = FENCE.match(line)
         if is_fenced and fence:
-            blocks.append(Block(page.name, start, language, tuple(held), why))
-            held, why, is_fenced = [], "", False
+            why, command = remarks.get("not run", ""), remarks.get("comes with", "")
+            blocks.append(Block(page.name, start, language, tuple(held), why, command))
+            held, remarks, is_fenced = [], {}, False
         elif is_fenced:
             held.append(line)
         elif fence:
@@ -71,8 +75,8 @@ def blocks_of(page: Path) -> list[Block]:
                 blocks.append(Block(page.name, before.line, "", (*before.lines, line.strip())))
             else:
                 blocks.append(Block(page.name, number, "", (line.strip(),)))
-        elif found := NOT_RUN.match(line):
-            why = found[1]
+        elif found := REMARK.match(line):
+            remarks[found[1]] = found[2]
     assert not is_fenced, f"{page.name}: a fence at line {start} is never closed"
     return blocks
 
@@ -106,6 +110,6 @@ def gist(line: str) -> str:
 
     Of a table's row the first cell counts.
     """
-    line = re.sub(r" = .*|\d+ \w+ left$|\bmin\b", "", line)
+    line = re.sub(r" = .*|\d+ \w+ left$|\bmin\b|\(outside\)", "", line)
     cell = re.split("[│┃]", line)[1] if re.match(r"\s*[│┃]", line) else line
     return " ".join(re.findall(r"[a-z]{3,}", cell.lower()))
