@@ -25,13 +25,23 @@ NOT_OURS = {  # words of other packages, and keys that are put together where th
     *("max_memory_allocated", "set_float32_matmul_precision", "mmap_mode", "from_numpy"),
     "recall_at_k",
 }
-OPTIONS_NOT_OURS = {  # of torchrun, pip, pytest, git, and of the papers' own scripts
+OPTIONS_NOT_OURS = {  # of torchrun, pytest, git, TensorBoard, and of the papers' own scripts
     *("--nproc-per-node", "--max-restarts", "--signals-to-handle", "--nnodes", "--rdzv-endpoint"),
-    *("--shutdown-timeout", "--mlp", "--moco-t", "--aug-plus", "--cos", "--format", "--inplace"),
+    *(
+        "--logdir",
+        "--bind_all",
+        "--shutdown-timeout",
+        "--mlp",
+        "--moco-t",
+        "--aug-plus",
+        "--cos",
+        "--format",
+        "--inplace",
+    ),
 }
 ENDINGS = {
     *("py", "sh", "ipynb", "md", "yaml", "json", "jsonl", "html", "png", "txt"),
-    *("zip", "tar", "npy", "npz", "parquet"),
+    *("zip", "tar", "npy", "npz", "parquet", "js", "css", "svg", "csv"),
 }
 PARSER = build_parser()
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -160,7 +170,7 @@ def test_options_and_settings_exist(page: Path) -> None:
         command for block in blocks_of(page) if is_there(block) for command in block.commands
     ]
     for text in [*spans_of(page), *commands]:
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text):
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", text):
             assert option in options(), f"{text}: no command has {option}"
         for name in re.findall(r"--set '?([a-z][\w.]*)=", text):
             if name != "field" and "finetune" not in text:
@@ -178,7 +188,8 @@ def moco_commands() -> list[tuple[Block, str]]:
         for block in filter(is_there, blocks_of(page)):
             for command in block.commands:
                 words = re.sub(r"^(make|python) .*", "", command)
-                if words.startswith("moco ") and "..." not in words:
+                words = re.split(r"\s{3,}", words)[0]  # a remark without its #
+                if words.startswith("moco ") and "..." not in words and "[-" not in words:
                     found.append((block, words))
     return found
 
