@@ -92,6 +92,8 @@ class GroupedBatchNorm(SharedBatchNorm):
             raise ValueError(
                 f"a batch of {len(input)} does not split into {self.groups} batch-norm groups"
             )
+        if torch.compiler.is_compiling():
+            return self._normalize_in_plain_words(input)
         if input.is_cuda and self._fits_kernels(input):
             return self._normalize_at_once(input)
         precision = torch.promote_types(input.dtype, torch.float32)
@@ -110,6 +112,21 @@ class GroupedBatchNorm(SharedBatchNorm):
             )
         self.track(means.mean(dim=0), variances.mean(dim=0))
         return cast(Tensor, normalized)
+
+    def _normalize_in_plain_words(self, input: Tensor) -> Tensor:
+        """Do it in operations that a compiler puts together with those before and after."""
+        precision = torch.promote_types(input.dtype, torch.float32)
+        parts = input.view(self.groups, -1, *input.shape[1:]).to(precision)
+        over = [axis for axis in range(parts.ndim) if axis not in (0, 2)]
+        variance, mean = torch.var_mean(parts, over, correction=0, keepdim=True)
+        count = input.numel() // self.num_features // self.groups
+        of_sample = variance.detach().view(self.groups, -1).mean(dim=0) * (count / (count - 1))
+        self.track(mean.detach().view(self.groups, -1).mean(dim=0), of_sample)
+        normal = ((parts - mean) * (variance + self.eps).rsqrt()).flatten(0, 1)
+        if self.affine:
+            shape = [1, -1] + [1] * (input.ndim - 2)
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
 
     def _fits_kernels(self, input: Tensor) -> bool:
         """Say whether the GPU's kernels can do it: statistics of float32 that move by a share."""

@@ -55,7 +55,10 @@ class Encoder(nn.Module):
         self.precision, self.layout = precision, layout
 
     def forward(self, view: Tensor) -> Tensor:
-        view = normalize(view, self.views).contiguous(memory_format=self.layout)
+        return self.embed(normalize(view, self.views).contiguous(memory_format=self.layout))
+
+    def embed(self, view: Tensor) -> Tensor:
+        """Return the embedding [N, C] of a view that is normalized and lies as the layout says."""
         if self.precision is None:
             return cast(Tensor, self.head(self.backbone(view)))
         with torch.autocast(view.device.type, self.precision):

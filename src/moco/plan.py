@@ -59,6 +59,8 @@ class Plan:
     """How many parts a batch is taken in, for less memory."""
     signals_every: int = SIGNALS_EVERY_STEPS
     """Steps between readings of the signals; 0 for none."""
+    compile_networks: bool = False
+    """Compile the encoders' passes, where that works."""
     resident: ResidentImages | None = field(default=None, compare=False)
     """All images on the device, None where loading processes, or the run itself, read them."""
 
@@ -110,6 +112,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     resident: bool = False,
     accumulate: int = 1,
     signals_every: int = SIGNALS_EVERY_STEPS,
+    compile_networks: bool = False,
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -129,6 +132,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         resident: keep all images on the device, read here and now; no loading processes then.
         accumulate: take each batch in so many parts: the same step in less memory.
         signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
+        compile_networks: compile the encoders' passes, where that works.
 
     Raises:
         UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
@@ -173,6 +177,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         timeout=timeout,
         accumulate=accumulate,
         signals_every=signals_every,
+        compile_networks=compile_networks,
         resident=_load_resident(images, settled, picked) if resident else None,
     )
 

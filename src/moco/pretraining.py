@@ -21,6 +21,7 @@ from moco.errors import InterruptedRunError, MocoError, StorageError
 from moco.evaluation.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.plan_batches import load_plan, watch_over
+from moco.plan_steps import training_step
 from moco.processes import check_same, together
 from moco.progress import Report, SilentReport
 from moco.queue_filling import fill_queue
@@ -31,7 +32,6 @@ from moco.signals import SignalReader
 from moco.specs import BAD_LIMIT, SIGNALS_EVERY_STEPS
 from moco.step_figures import Unread
 from moco.trackers import Tracker, Tracking
-from moco.training_step import TrainingStep
 from moco.watchdog import Watch
 
 READ_EVERY_STEPS = 20
@@ -54,6 +54,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     resident: bool = False,
     accumulate: int = 1,
     signals_every: int = SIGNALS_EVERY_STEPS,
+    compile_networks: bool = False,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -81,6 +82,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         resident: keep all images, of one size and 8 bits, on the device; no loading processes then.
         accumulate: take each batch in so many parts: the same step in less memory.
         signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
+        compile_networks: compile the encoders' passes, where that works (docs/speed.md).
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -107,6 +109,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             resident=resident,
             accumulate=accumulate,
             signals_every=signals_every,
+            compile_networks=compile_networks,
         )
     )
     monitor = together(
@@ -230,9 +233,7 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
     """Take every step that is left: the loop of Algorithm 1; its inside is `TrainingStep.take`."""
     plan, recipe = session.plan, session.plan.recipe
     contrast, optimizer = session.contrast.train(), session.optimizer
-    training = TrainingStep(
-        contrast, optimizer, loss_scale=recipe.loss_scale, accumulate=plan.accumulate
-    )
+    training = training_step(plan, contrast, optimizer, session.tell_delay)
     signals = SignalReader(plan, contrast, training.buffers)
     session.status("running")
     batches = load_plan(plan, start=session.step, stop=plan.steps, notes=watch.notes)

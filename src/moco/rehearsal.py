@@ -60,6 +60,8 @@ class Rehearsal:
     checkpoint_bytes: int
     disk_bytes: int
     """The most that the run directory takes: kept checkpoints, one being written, metrics."""
+    notes: list[str]
+    """What a run tells of how its steps are made fast."""
 
 
 def rehearse(plan: Plan) -> Rehearsal:
@@ -99,6 +101,7 @@ def rehearse(plan: Plan) -> Rehearsal:
         device_total=device_memory(plan.device),
         checkpoint_bytes=checkpoint_bytes,
         disk_bytes=(KEPT + 1) * checkpoint_bytes + METRICS_BYTES * plan.steps,
+        notes=stepper.notes,
     )
 
 

@@ -280,6 +280,11 @@ class Session:
         self.read_at += time.monotonic() - began  # training's rate is without it
         self.read_figures(scores)
 
+    def tell_delay(self, text: str, seconds: float) -> None:
+        """Tell of what took so long between steps; training's rate is without it."""
+        self.report.note(text)
+        self.read_at += seconds
+
     def status(self, state: State, code: int = 0, reason: str = "") -> None:
         """Say in status.json how the run stands."""
         self.directory.write_status(

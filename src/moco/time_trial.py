@@ -14,27 +14,26 @@ from moco.data.batches import Batch, to_device
 from moco.device import shared_cpu
 from moco.plan import Plan
 from moco.plan_batches import load_plan, watch_over
+from moco.plan_steps import training_step
 from moco.pretraining import build_plan
 from moco.processes import largest, together
-from moco.training_step import TrainingStep
 
 TIMED_STEPS, TIMED_SECONDS = 40, 8.0
 """A forecast is made from so many steps, or so long."""
 
 
 class Stepper:
-    """Takes a plan's steps without keeping anything; all processes of a run call it alike."""
+    """Takes a plan's steps without keeping anything; all processes of a run call it alike.
+
+    `notes` are what a run would tell of how its steps are made fast.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.contrast = together(lambda: build_plan(plan)).train()
         self._optimizer = build_optimizer(plan.recipe.optimizer, self.contrast)
-        self._training = TrainingStep(
-            self.contrast,
-            self._optimizer,
-            loss_scale=plan.recipe.loss_scale,
-            accumulate=plan.accumulate,
-        )
+        self.notes: list[str] = []
+        self._training = training_step(plan, self.contrast, self._optimizer, self._tell)
 
     def step(self, batch: Batch) -> Tensor:
         """Take a step on a batch as `pretraining.run_steps` does; its views move to the device.
@@ -44,6 +43,9 @@ class Stepper:
         """
         views = to_device(batch, self.plan.recipe.views, self.plan.device)
         return self._training.take(*views, batch.step, self.plan.recipe.key_momentum)[0]
+
+    def _tell(self, text: str, _seconds: float) -> None:
+        self.notes.append(text)
 
     def train_state(self) -> dict[str, object]:
         """Return what a checkpoint holds of the optimizer."""

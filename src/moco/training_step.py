@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -9,6 +11,7 @@ from torch.optim import Optimizer
 from moco.accumulation import backward_in_parts
 from moco.batch_norm import average_statistics
 from moco.contrast import Contrast, Contrasted
+from moco.fast_encoders import FastEncoders
 from moco.nonfinite import KeptBuffers, is_finite_everywhere, step_if
 from moco.processes import averaging_gradients
 
@@ -19,12 +22,19 @@ class TrainingStep:
     Args:
         loss_scale: what the loss is multiplied with before its gradient is taken.
         accumulate: take each batch in so many parts, for less memory; the step is the same.
+        fast: how the encoders run in it; None runs them as they are.
     """
 
     def __init__(
-        self, contrast: Contrast, optimizer: Optimizer, *, loss_scale: float, accumulate: int = 1
+        self,
+        contrast: Contrast,
+        optimizer: Optimizer,
+        *,
+        loss_scale: float,
+        accumulate: int = 1,
+        fast: FastEncoders | None = None,
     ) -> None:
-        self.contrast, self.optimizer = contrast, optimizer
+        self.contrast, self.optimizer, self._fast = contrast, optimizer, fast
         self.loss_scale, self.accumulate = loss_scale, accumulate
         self._match_views = averaging_gradients(contrast) if accumulate == 1 else None
         self.buffers = KeptBuffers(contrast, beside=contrast.dictionary)
@@ -45,7 +55,8 @@ class TrainingStep:
             number was not finite: then it is as if it had never been.
         """
         self.buffers.keep()
-        loss, keys, scores = self._backward(view_a, view_b, image_ids, step)
+        with self._fast.in_use() if self._fast else nullcontext():
+            loss, keys, scores = self._backward(view_a, view_b, image_ids, step)
         taken = is_finite_everywhere(loss, self.contrast.parameters())
         step_if(taken, self.optimizer)
         self.contrast.advance(keys, image_ids, key_momentum, taken)

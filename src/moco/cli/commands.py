@@ -16,6 +16,7 @@ from moco.cli.report_options import ABOUT_REPORT, add_report_options
 from moco.cli.shared_options import (
     add_accumulate,
     add_bad_limit,
+    add_compile,
     add_device,
     add_json,
     add_loading,
@@ -120,6 +121,7 @@ The same command goes on where a stopped run was.""",
     add_loading(command)
     add_resident(command)
     add_accumulate(command)
+    add_compile(command)
     command.add_argument(
         "--timeout",
         type=float,

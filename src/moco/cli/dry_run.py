@@ -35,7 +35,7 @@ def show_plan(plan: Plan, *, monitored: bool = False) -> dict[str, object]:
         return {}
     say("\n".join(describe_plan(plan)))
     seen = rehearse(plan)
-    lines = describe_contrast(plan, seen.contrast) + describe_speed(plan, seen)
+    lines = describe_contrast(plan, seen.contrast) + seen.notes + describe_speed(plan, seen)
     if monitored:
         lines.append("the monitor's time after each epoch comes on top")
     say("\n".join([*lines, *describe_room(plan, seen)]))

@@ -78,6 +78,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None, list[T
         resident=arguments.resident,
         accumulate=arguments.accumulate,
         signals_every=arguments.signals_every,
+        compile_networks=arguments.compile,
     )
     monitor = knn_monitor(
         arguments.monitor_train,

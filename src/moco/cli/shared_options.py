@@ -90,6 +90,16 @@ def add_accumulate(command: Parser) -> None:
     )
 
 
+def add_compile(command: Parser) -> None:
+    """Let it compile the networks."""
+    command.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the networks' passes before the first step, where that works; where not, the "
+        "run goes on without and says why (docs/speed.md)",
+    )
+
+
 def add_bad_limit(command: Parser) -> None:
     """Let it say how many images may be unusable."""
     command.add_argument(
