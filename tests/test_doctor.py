@@ -154,7 +154,15 @@ def test_a_collapsed_run_is_named_by_what_it_was_seen_to_die_of() -> None:
 def test_a_run_that_has_recovered_is_healthy() -> None:
     rows = signals()
     rows[1]["consistency"] = [[10, 0.2]]
-    assert diagnose(RECIPE, metrics(), rows, images=IMAGES).verdict == "healthy"
+    found = diagnose(RECIPE, metrics(), rows, images=IMAGES)
+    assert (found.verdict, found.is_sick) == ("healthy", False)
+    past = found.findings[1]
+    assert (past.name, past.is_sick, past.since_step, past.until_step) == (
+        "dictionary stale",
+        False,
+        74,
+        74,
+    )
 
 
 def test_since_when() -> None:
@@ -282,3 +290,23 @@ def test_the_page_for_users_has_every_rule_in_its_order() -> None:
         for rule in (*RULES, *STATES, LEARNS_WELL)
     ]
     assert rows == wanted
+
+
+def test_what_takes_more_rows_than_there_are_is_not_said() -> None:
+    assert judged(steps=80, waiting_share=0.9).verdict == "healthy"
+    assert judged(steps=130, waiting_share=0.9).verdict == "healthy, data bound"
+    large = set_fields(RECIPE, ["dictionary.size=65536"])
+    at_chance = {"loss": large.chance_loss}
+    full = judged(large, steps=1100, images=20_000_000, of_steps=at_chance)
+    filling = judged(large, steps=1100, images=20_000_000, of_steps=at_chance, queue_filled=0.99)
+    assert (full.verdict, filling.verdict) == ("healthy", "still filling")  # not an epoch yet
+    assert judged(large, steps=1100, images=None, of_steps=at_chance).verdict == "not learning"
+    told = {"of_steps": at_chance, "queue_filled": 0.99}
+    assert judged(large, steps=1100, images=None, **told).verdict == "still filling"
+
+
+def test_a_rate_that_is_too_high_is_to_be_lowered() -> None:
+    assert "learning_rate=0.006," in judged(weight_change=0.3).findings[0].remedy
+    lars = set_fields(RECIPE, ["optimizer.algorithm=lars"])
+    assert judged(lars, weight_change=0.1).verdict == "healthy"
+    assert judged(lars, weight_change=0.3).verdict == "learning rate too high"

@@ -9,7 +9,7 @@ speed alone never hides how the learning goes: "healthy, data bound".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Finding:
     name: str
     """A word or a few, such as "dictionary stale"."""
     is_sick: bool
-    """False for what is normal, and told since people ask."""
+    """False for what is normal, and told since people ask, and for what was found and has gone."""
     words: str
     """What it is, a sentence."""
     evidence: str
@@ -89,8 +89,12 @@ def diagnose_run(run: Path) -> Diagnosis:
     return diagnose_signs(read_signs(run))
 
 
-def diagnose_signs(signs: Signs) -> Diagnosis:
-    """Return how a run is, of what it left."""
+def diagnose_signs(signs: Signs, *, with_past: bool = True) -> Diagnosis:
+    """Return how a run is, of what it left.
+
+    Args:
+        with_past: also name, below a verdict that is not sick, what was found earlier and has gone.
+    """
     moments = list(signs.moments())
     if not moments:
         return Diagnosis("too early to say", "Too early to say: no step is done yet.", (), None)
@@ -99,8 +103,12 @@ def diagnose_signs(signs: Signs) -> Diagnosis:
     sick = [finding for finding in found if not finding.only_speed]
     slow = [finding for finding in found if finding.only_speed]
     if sick and sick[0].name in CONSEQUENCES:
-        sick = [*earlier_causes(sick[0], moments), *sick]
-    return concluded(sick or [state_of(now)], slow, now)
+        sick = [*earlier(causes_of(sick[0]), moments), *sick]
+    if sick:
+        return concluded(sick, slow, now)
+    gone = earlier([rule for rule in RULES if not rule.only_speed], moments) if with_past else []
+    gone = [replace(finding, is_sick=False) for finding in gone]
+    return concluded([state_of(now), *gone], slow, now)
 
 
 def concluded(findings: Sequence[Finding], slow: Sequence[Finding], now: Moment) -> Diagnosis:
@@ -130,14 +138,18 @@ def of_moments(rule: Rule, moments: Sequence[Moment], until_step: int | None = N
     return finding_of(rule, moments[0], since_step=first, until_step=until_step)
 
 
-def earlier_causes(main: Finding, moments: Sequence[Moment]) -> list[Finding]:
-    """Return what was found before, and may have brought about what is found now.
+def causes_of(main: Finding) -> Sequence[Rule]:
+    """Return the rules of what may have brought about what is found: those above it in the table.
 
     A network that has collapsed hardly moves any more, and shows no longer what it died of.
     """
-    names = [rule.name for rule in RULES]
+    return RULES[: [rule.name for rule in RULES].index(main.name)]
+
+
+def earlier(rules: Sequence[Rule], moments: Sequence[Moment]) -> list[Finding]:
+    """Return what these rules found before, last."""
     found = []
-    for rule in RULES[: names.index(main.name)]:
+    for rule in rules:
         at = next((number for number, moment in enumerate(moments) if rule.find(moment)), None)
         if at is not None:
             found.append(of_moments(rule, moments[at:], until_step=moments[at].step))

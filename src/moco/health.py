@@ -48,7 +48,7 @@ class HealthWatch:
         """
         self._metrics = [*self._metrics, *rows][-WATCHED_STEPS:]
         signs = Signs(self.recipe, self._metrics, self._signals, self.images)
-        self.diagnosis = diagnose_signs(signs)
+        self.diagnosis = diagnose_signs(signs, with_past=False)
         found = {
             finding.name: f"{finding.name} at step {self.diagnosis.step}: {finding.evidence}; "
             f"{finding.remedy}"
