@@ -165,6 +165,20 @@ def test_a_run_that_has_recovered_is_healthy() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changed", "of_steps"), [({"effective_rank": 5.9}, {}), ({}, {"loss": math.log(1025) * 0.99})]
+)
+def test_what_was_learnt_still_shows_a_sickness_that_has_gone(
+    changed: dict[str, float], of_steps: dict[str, float]
+) -> None:
+    rows = signals(**changed)
+    assert diagnose(RECIPE, metrics(**of_steps), rows, images=IMAGES).verdict == "healthy"
+    rows[1]["consistency"] = [[10, 0.2]]  # at step 74, before the rate decayed
+    found = diagnose(RECIPE, metrics(**of_steps), rows, images=IMAGES)
+    assert (found.verdict, found.is_sick) == ("dictionary stale", True)
+    assert (found.findings[0].since_step, found.findings[0].until_step) == (74, 74)
+
+
 def test_since_when() -> None:
     rows = signals()
     rows[0]["view_difference"] = rows[2]["view_difference"] = rows[3]["view_difference"] = 0.0

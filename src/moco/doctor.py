@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moco.doctor_evidence import has_not_recovered
 from moco.doctor_rules import CONSEQUENCES, LEARNS_WELL, RULES, STATES, Rule
 from moco.doctor_signs import Moment, Signs, read_signs
 from moco.recipe import Recipe
@@ -106,7 +107,11 @@ def diagnose_signs(signs: Signs, *, with_past: bool = True) -> Diagnosis:
         sick = [*earlier(causes_of(sick[0]), moments), *sick]
     if sick:
         return concluded(sick, slow, now)
-    gone = earlier([rule for rule in RULES if not rule.only_speed], moments) if with_past else []
+    has_lasted = has_not_recovered(now)
+    lasting = [rule for rule in RULES if not rule.only_speed]
+    gone = earlier(lasting, moments) if with_past or has_lasted else []
+    if gone and has_lasted:
+        return concluded(gone, slow, now)
     gone = [replace(finding, is_sick=False) for finding in gone]
     return concluded([state_of(now), *gone], slow, now)
 

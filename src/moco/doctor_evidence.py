@@ -18,6 +18,9 @@ FLATTEST_FEATURES = 0.02
 """Deviation of normalized features, 0 to 1, below which all images are alike."""
 LOWEST_RANK = 3.0
 """Effective rank of the embeddings below which few directions are left."""
+RECOVERED_RANK = 6.0
+"""Effective rank from which a run counts as over what it had; healthy small runs have 10 and more.
+"""
 LARGEST_STEP, LARGEST_LARS_STEP = 0.01, 0.2
 """Share of its own length by which a step may move the weights; LARS moves each layer's by its rate
 times 0.001, ten times that with its momentum, which is 0.1 in v3's own recipe."""
@@ -66,6 +69,16 @@ def few_directions(now: Moment) -> str | None:
         return None
     of_most = f" of {most:.0f}" if most is not None else ""
     return f"embeddings use {rank:.1f}{of_most} directions (effective rank)"
+
+
+def has_not_recovered(now: Moment) -> bool:
+    """Whether what was found before still shows in what was learnt, though nothing moves any more.
+
+    Where the learning rate has decayed, keys are consistent and steps small, whatever went wrong.
+    """
+    rank, loss = now.signal("effective_rank"), now.mean("loss")
+    is_at_chance = loss is not None and loss >= (1 - NEAR_CHANCE) * now.recipe.chance_loss
+    return is_at_chance or (rank is not None and rank < RECOVERED_RANK)
 
 
 def large_steps(now: Moment) -> str | None:

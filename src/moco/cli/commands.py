@@ -91,8 +91,7 @@ def _add_pretrain(commands: Subparsers) -> None:
   moco pretrain PHOTOS                           any folder, searched recursively
   moco pretrain 'SHARDS/train-{000..099}.tar'    or a list, zip, Parquet, arrays
   moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
-  moco pretrain PHOTOS --recipe mine.yaml        your own recipe file
-  moco pretrain PHOTOS --set temperature=0.1 --set batch_size=128
+  moco pretrain PHOTOS --recipe mine.yaml --set temperature=0.1
   torchrun --nproc-per-node 8 -m moco pretrain IMAGENET/train --recipe moco-v1 --run-dir RUN
 
 The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
