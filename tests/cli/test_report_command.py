@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import replace
@@ -13,12 +14,25 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "report"))
+import made_runs
 from report_runs import RECIPE, made_run, metrics_rows
 
 import moco
 from moco.cli.main import main
 from moco.device import processor
+from moco.encoders import Encoder
 from moco.run_records import append_lines
+
+NEAREST = ("map-near", "map-near-before")
+
+
+def with_checkpoint(path: Path, seed: int, encoder: Encoder | None = None) -> Path:
+    """Return a run with figures and a network."""
+    made_runs.made_run(path, seed, encoder=encoder)
+    figures = made_run(path.with_name(f"{path.name}-figures"), recipe=made_runs.RECIPE)
+    for file in figures.iterdir():
+        file.rename(path / file.name)
+    return path
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -247,3 +261,73 @@ def test_a_run_of_days_gives_a_small_page_in_little_memory(tmp_path: Path) -> No
     assert main(["report", str(run)]) == 0
     assert time.monotonic() - began < 120
     assert (run / "report.html").stat().st_size < 400_000
+
+
+def test_a_map_of_the_images_is_of_the_first_run(
+    tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, figures_file = tmp_path / "run", tmp_path / "figures.json"
+    with_checkpoint(run, 3)
+    words = ["--images", str(class_folders / "train"), "--json", str(figures_file), "--map", "pca"]
+    assert main(["report", str(run), *words, "--most-images", "9"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    told = json.loads(figures_file.read_text())["map"]
+    assert (told["images"], told["network"], told["tsne"]) == (9, "run", False)
+    assert 0 <= told["same_class"] <= 1
+    page = (run / "report.html").read_text()
+    assert 'href="#map"' in page
+    after, before = (re.search(f'id="{name}">([^<]+)<', page) for name in NEAREST)
+    assert after
+    assert before
+    assert after[1] != before[1]
+    assert main(["report", str(run), *words, "--map", "none"]) == 0
+    assert "map" not in json.loads(figures_file.read_text())
+    assert 'id="map' not in (run / "report.html").read_text()
+    assert main(["report", str(run), *words, "--duplicates", "-1"]) == 0
+    groups = json.loads(figures_file.read_text())["map"]["near_duplicates"]
+    assert sum(len(group["images"]) for group in groups) == told["of_images"]
+
+
+def test_a_run_without_a_network_has_a_page_without_a_map(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made_run(tmp_path / "run")
+    assert main(["report", str(run), "--images", str(photos)]) == 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "warning: no map of the images: " in told
+    assert "holds no checkpoint" in told
+    page = (run / "report.html").read_text()
+    assert "Map of the images" in page
+    assert "holds no checkpoint" in page
+
+
+def test_a_run_that_diverged_has_a_page_without_a_map(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = made_runs.made_encoder(3)
+    torch.nn.init.constant_(next(encoder.parameters()), float("nan"))
+    run = with_checkpoint(tmp_path / "run", 3, encoder=encoder)
+    assert main(["report", str(run), "--images", str(photos)]) == 0
+    assert "are not finite" in capsys.readouterr().err
+    assert "are not finite" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--most-images", "2"], "--most-images must be from 3 to 65,535, got 2"),
+        (["--most-images", "65536"], "--most-images must be from 3 to 65,535, got 65536"),
+        (["--duplicates", "1.5"], "--duplicates is a cosine, from -1 to 1, got 1.5"),
+        (["--duplicates", "nan"], "--duplicates is a cosine, from -1 to 1, got nan"),
+        (["--workers", "-1"], "--workers must be from 0, got -1"),
+    ],
+)
+def test_options_of_the_map_are_checked(
+    tmp_path: Path, words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made_run(tmp_path / "run")
+    code, told = refused(capsys, run, *words)
+    assert code == 2
+    assert reason in told
+    assert not (run / "report.html").exists()

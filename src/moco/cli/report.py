@@ -9,13 +9,17 @@ from pathlib import Path
 
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
+from moco.cli.progress_lines import ProgressLines
+from moco.cli.report_map import check_map_options, mapped_images
 from moco.data.sources.opening import open_images
 from moco.doctor import Diagnosis
 from moco.errors import StorageError, UsageError, storage_remedy
 from moco.plain_files import write_own
-from moco.report.browser_page import is_made_by
+from moco.report.browser_page import Part, is_made_by
 from moco.report.charts import COLOURS
+from moco.report.embedding_section import embedding_part, map_figures, no_map
 from moco.report.evaluation_tables import read_evaluations
+from moco.report.mapped_images import MappedImages
 from moco.report.run_facts import progress
 from moco.report.run_files import ReportedRun, read_runs
 from moco.report.run_report import MADE_BY, make_report, report_figures, report_page
@@ -24,6 +28,7 @@ from moco.report.run_report import MADE_BY, make_report, report_figures, report_
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     check_json_path(arguments.json)
+    check_map_options(arguments)
     if len(arguments.runs) > COLOURS:
         raise UsageError(
             f"{len(arguments.runs)} runs are more than a page tells apart; name at most {COLOURS}"
@@ -33,13 +38,31 @@ def run(arguments: argparse.Namespace) -> int:
     check_out(out)
     evaluations = read_evaluations(arguments.evaluation, runs)
     images = None if arguments.images is None else open_images(arguments.images)
-    report = make_report(runs, evaluations, images)
+    mapped = None
+    if images is not None and arguments.map != "none":
+        mapped = mapped_images(runs[0], images, arguments)
+    report = make_report(runs, evaluations, images, map_parts(mapped, arguments.workers))
     html = report_page(report)
     write_page(out, html)
     tell(runs, report.diagnoses)
     say(printable(f"{out}: {len(html) / 1e6:.1f} MB, opens in any browser"))
-    write_json(arguments.json, {"report": str(out), **report_figures(report)})
+    figures = {"report": str(out), **report_figures(report)}
+    if isinstance(mapped, MappedImages):
+        figures["map"] = map_figures(mapped)
+    write_json(arguments.json, figures)
     return 0
+
+
+def map_parts(mapped: MappedImages | str | None, workers: int) -> list[Part]:
+    """Return the map's section, or why there is none."""
+    match mapped:
+        case None:
+            return []
+        case str():
+            return [no_map(mapped)]
+        case _:
+            with ProgressLines("pictures") as lines:
+                return [embedding_part(mapped, workers=workers, report=lines.report)]
 
 
 def tell(runs: Sequence[ReportedRun], diagnoses: Sequence[Diagnosis]) -> None:

@@ -19,6 +19,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from moco.plain_files import open_regular
 
 ENDS_A_BLOCK = re.compile(r"</?(script|style)|<!--|\r|\0", re.IGNORECASE)
@@ -102,6 +104,13 @@ def data_block(identifier: str, values: Any) -> str:
     for letter in "<>&":
         content = content.replace(letter, f"\\u{ord(letter):04x}")
     return f'<script type="application/json" id="{text(identifier)}">{content}</script>'
+
+
+def bytes_block(identifier: str, values: NDArray[Any]) -> str:
+    """Return numbers for a script, as base64 of their bytes, the low one of each first."""
+    ordered = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    content = base64.b64encode(ordered.tobytes()).decode()
+    return f'<script type="application/octet-stream" id="{text(identifier)}">{content}</script>'
 
 
 def visible(given: str) -> str:
