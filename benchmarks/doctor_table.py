@@ -8,7 +8,7 @@ moco.pretrain, into DIR/SEED/CASE; what is done there already is not made again.
 it stood after each row of its signals, as `moco doctor` would have then. Prints a row for each
 case: what was last said of how many seeds, and the latest step after which it was first said.
 --others adds healthy runs with other settings. --bands writes what the signals of the healthy cases
-were from step 50 on, for src/moco/healthy_bands.json. One thread: OMP_NUM_THREADS=1.
+were from step 50 on, for src/moco/doctor/healthy_bands.json. One thread: OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any
 from doctor_runs import CASES, HEALTHY, OTHERS, SICK, make_run
 
 from moco.data.sources.opening import open_images
-from moco.doctor import diagnose_signs
-from moco.doctor_bands import SIGNALS
-from moco.doctor_signs import Signs, number, ordered, read_signs
+from moco.doctor.bands import SIGNALS
+from moco.doctor.diagnosis import diagnose_signs
+from moco.doctor.signs import Signs, number, ordered, read_signs
 
 CACHE_BYTES = 1 << 28
 SETTLED_STEP = 50

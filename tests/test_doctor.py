@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from made_rows import HEALTHY_SIGNALS, IMAGES, RECIPE, metrics, signals
 
-from moco.doctor import Diagnosis, diagnose
-from moco.doctor_rules import LEARNS_WELL, RULES, STATES
+from moco.doctor.diagnosis import Diagnosis, diagnose
+from moco.doctor.rules import LEARNS_WELL, RULES, STATES
 from moco.recipe import Recipe
 from moco.recipe_files import read_setting, resolve_field, set_fields
 from moco.recipes import CIFAR10_RESNET18, MOCO_V2, MOCO_V3_RESNET50

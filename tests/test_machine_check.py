@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from moco import machine_check, room_check
-from moco.container import memory_limit, processor_quota
-from moco.device_check import Gpu, Gpus, has_kernels, judge_cores, judge_gpus, nvidia_driver
-from moco.machine_check import check_machine, worst
-from moco.package_check import (
+from moco.machine import check, room
+from moco.machine.check import check_machine, worst
+from moco.machine.container import memory_limit, processor_quota
+from moco.machine.devices import Gpu, Gpus, has_kernels, judge_cores, judge_gpus, nvidia_driver
+from moco.machine.packages import (
     REQUIREMENT,
     WHAT_FOR,
     Check,
@@ -21,7 +21,7 @@ from moco.package_check import (
     is_before,
     out_of_range,
 )
-from moco.room_check import (
+from moco.machine.room import (
     BATCH_BYTES,
     GB,
     check_disk,
@@ -149,7 +149,7 @@ def test_a_torch_that_does_not_load_is_told_and_ends_the_check(
     assert failure is not None
     assert "libcudart" in failure.seen
     assert failure.verdict == "bad"
-    monkeypatch.setattr(machine_check, "import_failure", lambda _: failure)
+    monkeypatch.setattr(check, "import_failure", lambda _: failure)
     assert check_machine(tmp_path)[-1] == failure
 
 
@@ -288,7 +288,7 @@ def test_the_disk_is_the_one_that_runs_will_be_on(
         asked.append(place)
         return type("Usage", (), {"free": free})
 
-    monkeypatch.setattr(room_check.shutil, "disk_usage", usage)
+    monkeypatch.setattr(room.shutil, "disk_usage", usage)
     assert check_disk(tmp_path / "runs").verdict == "warn"
     assert asked == [tmp_path]
     free = GB - 1
@@ -306,7 +306,7 @@ def test_this_machine_can_be_checked(tmp_path: Path) -> None:
     assert {"python", "torch", "processor", "cores", "processes", "memory", "disk"} <= set(names)
     assert named(checks, "torch").verdict == "ok"
     assert sys.version.split()[0] in named(checks, "python").seen
-    for check in checks:
-        assert check.verdict == "ok" or check.remedy, check
+    for each in checks:
+        assert each.verdict == "ok" or each.remedy, each
     assert worst([]) == "ok"
     assert worst([Check("a", "", "warn"), Check("b", "", "bad"), Check("c", "")]) == "bad"

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moco.dictionaries import Queue
-from moco.doctor import Diagnosis, diagnose_signs
-from moco.doctor_signs import WATCHED_STEPS, Signs
+from moco.doctor.diagnosis import Diagnosis, diagnose_signs
+from moco.doctor.signs import WATCHED_STEPS, Signs
 from moco.info_nce import NO_IMAGE
 from moco.recipe import Recipe
 

@@ -11,7 +11,7 @@ import pytest
 from made_rows import RECIPE, metrics, signals
 
 from moco.cli.main import main
-from moco.package_check import Check, Verdict
+from moco.machine.packages import Check, Verdict
 from moco.recipe_files import set_fields, write_recipe
 
 

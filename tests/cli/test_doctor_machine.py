@@ -9,7 +9,7 @@ import pytest
 
 from moco.cli import doctor_machine
 from moco.cli.doctor_machine import advice, show_machine
-from moco.package_check import Check
+from moco.machine.packages import Check
 
 CHECKS = [
     Check("torch", "2.9 [bold]x[/bold] \x1b[31m", "bad", "pip install torch"),

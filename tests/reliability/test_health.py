@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from moco.contrast import Contrast
 from moco.dictionaries import Queue
-from moco.doctor import diagnose, diagnose_run
-from moco.doctor_signs import WATCHED_STEPS
+from moco.doctor.diagnosis import diagnose, diagnose_run
+from moco.doctor.signs import WATCHED_STEPS
 from moco.health import HealthWatch, sign_of_a_still_queue
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport

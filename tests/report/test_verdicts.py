@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_runs import made_run, signal_rows
 
-from moco.doctor import Diagnosis, Finding
+from moco.doctor.diagnosis import Diagnosis, Finding
 from moco.report.run_files import read_runs
 from moco.report.verdicts import diagnosis_of, verdicts_part
 from moco.run_records import replace_lines

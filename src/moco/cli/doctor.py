@@ -9,9 +9,9 @@ from pathlib import Path
 
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import printable, say
-from moco.doctor import Diagnosis, Finding, diagnose_signs
-from moco.doctor_bands import SIGNALS, Band, healthy_bands
-from moco.doctor_signs import Signs, number, ordered, read_signs
+from moco.doctor.bands import SIGNALS, Band, healthy_bands
+from moco.doctor.diagnosis import Diagnosis, Finding, diagnose_signs
+from moco.doctor.signs import Signs, number, ordered, read_signs
 
 SICK = 8
 """Exit code of a sick run or an unfit machine where --strict asks for one."""

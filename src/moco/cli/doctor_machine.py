@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from moco.cli.output import printable, say
-from moco.machine_check import check_machine, worst
-from moco.package_check import Check
+from moco.machine.check import check_machine, worst
+from moco.machine.packages import Check
 
 WORDS = {"ok": "ok", "warn": "warning", "bad": "bad"}
 COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}

@@ -8,12 +8,12 @@ from pathlib import Path
 from moco.cli.output import say
 from moco.cli.terminal import describe_contrast, describe_plan, duration
 from moco.distributed import rank
+from moco.machine.room import nearest_folder
 from moco.memory import size_in_words
 from moco.plan import Plan
 from moco.prediction import NEARLY_FULL, expected_rate, remedy
 from moco.recipe_files import recipe_yaml
 from moco.rehearsal import Rehearsal, rehearse
-from moco.room_check import nearest_folder
 
 MUCH_SLOWER = 0.8
 """Of what the parts allow; below, something that was not measured takes part."""

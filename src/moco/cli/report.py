@@ -12,7 +12,7 @@ from moco.cli.output import printable, say
 from moco.cli.progress_lines import ProgressLines
 from moco.cli.report_map import check_map_options, mapped_images
 from moco.data.sources.opening import open_images
-from moco.doctor import Diagnosis
+from moco.doctor.diagnosis import Diagnosis
 from moco.errors import StorageError, UsageError, storage_remedy
 from moco.plain_files import write_own
 from moco.report.browser_page import Part, is_made_by

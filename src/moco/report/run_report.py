@@ -9,7 +9,7 @@ from typing import Any
 
 from moco import __version__
 from moco.data.images import StoredImages
-from moco.doctor import Diagnosis
+from moco.doctor.diagnosis import Diagnosis
 from moco.report.browser_page import Part, page, text
 from moco.report.curves import curves_part
 from moco.report.evaluation_tables import Evaluation, evaluations_section

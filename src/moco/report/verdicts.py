@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moco.doctor import Diagnosis, Finding, diagnose
+from moco.doctor.diagnosis import Diagnosis, Finding, diagnose
 from moco.report.browser_page import Part, packaged, text
 from moco.report.run_facts import progress
 from moco.report.run_files import ReportedRun

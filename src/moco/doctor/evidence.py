@@ -1,6 +1,6 @@
 """How each sickness shows: a function of a moment of a run to the evidence, None without it.
 
-Torch-free. `doctor_rules` has the thresholds, in a table with words and remedies. A signal that is
+Torch-free. `rules` has the thresholds, in a table with words and remedies. A signal that is
 missing is evidence of nothing.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from moco.doctor_signs import WATCHED_SIGNALS, WATCHED_STEPS, Moment
+from moco.doctor.signs import WATCHED_SIGNALS, WATCHED_STEPS, Moment
 
 SMALLEST_GAP = 1e-3
 """Between similarities to own and to other keys, in the mean of the watched steps."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from moco.container import memory_limit
 from moco.device import default_workers, pick_device
+from moco.machine.container import memory_limit
+from moco.machine.packages import Check
 from moco.memory import free_memory, size_in_words
-from moco.package_check import Check
 
 if sys.platform != "win32":
     import resource

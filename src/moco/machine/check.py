@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from moco.package_check import Check, Verdict, check_packages, import_failure
+from moco.machine.packages import Check, Verdict, check_packages, import_failure
 
 ORDER: tuple[Verdict, ...] = ("ok", "warn", "bad")
 
@@ -23,8 +23,8 @@ def check_machine(place: str | Path = "runs") -> list[Check]:
     failure = import_failure("torch")
     if failure is not None:
         return [*checks, failure]
-    from moco.device_check import check_devices
-    from moco.room_check import check_room
+    from moco.machine.devices import check_devices
+    from moco.machine.room import check_room
 
     return [*checks, *check_devices(), *check_room(Path(place))]
 

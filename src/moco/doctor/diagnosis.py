@@ -1,6 +1,6 @@
 """The doctor: from a run's figures to a verdict in words, with evidence and remedy; torch-free.
 
-What it knows is the table of `doctor_rules`. One verdict results: the first rule of the table that
+What it knows is the table of `rules`. One verdict results: the first rule of the table that
 finds a sickness, since causes come before what they cause; a cause that was seen earlier still
 counts where all that is left to see is the collapse. What else is found stands below. What is about
 speed alone never hides how the learning goes: "healthy, data bound".
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moco.doctor_evidence import has_not_recovered
-from moco.doctor_rules import CONSEQUENCES, LEARNS_WELL, RULES, STATES, Rule
-from moco.doctor_signs import Moment, Signs, read_signs
+from moco.doctor.evidence import has_not_recovered
+from moco.doctor.rules import CONSEQUENCES, LEARNS_WELL, RULES, STATES, Rule
+from moco.doctor.signs import Moment, Signs, read_signs
 from moco.recipe import Recipe
 
 

@@ -1,7 +1,7 @@
 """What the doctor knows, as a table; torch-free. docs/doctor.md shows it to users.
 
 The order is the order of judgement: causes before what they cause. The functions that look for the
-evidence, with the thresholds, are in `doctor_evidence`.
+evidence, with the thresholds, are in `evidence`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moco import doctor_evidence as evidence
-from moco.doctor_signs import Moment
+from moco.doctor import evidence
+from moco.doctor.signs import Moment
 
 OURS = "our recorded runs (docs/results.md, the doctor)"
 MILDER = "--set temperature=0.1 (v1: 0.07, v2: 0.2; v3: 1.0, or 0.2 with a ViT)"

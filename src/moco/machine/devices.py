@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from moco.container import processor_quota
 from moco.device import cpu_count, fast_precision, forks
+from moco.machine.container import processor_quota
+from moco.machine.packages import Check
 from moco.memory import size_in_words
-from moco.package_check import Check
 
 DRIVER = re.compile(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s")
 MODEL = re.compile(r"^(?:model name|Hardware)\s*:\s*(.+)$", re.MULTILINE)
