@@ -6,7 +6,8 @@ with real keys the loss rises towards it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moco.dictionaries import Queue
@@ -38,6 +39,11 @@ class HealthWatch:
     def hear(self, signals: Mapping[str, Any]) -> None:
         """Take a row of signals.jsonl, for the next look."""
         self._signals = [*self._signals, signals][-REMEMBERED:]
+
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take the rows that a continued run had before."""
+        for row in deque(rows, maxlen=REMEMBERED):
+            self.hear(row)
 
     def look(self, rows: Sequence[Mapping[str, Any]], dictionary: object, stored: int) -> list[str]:
         """Return a line for each sickness that is found for the first time.

@@ -42,6 +42,7 @@ RUN_FILES = (
     "skipped_steps.jsonl",
     "checkpoints",
     "latest",
+    "report.html",
     "tb",
     "wandb",
     "wandb.json",

@@ -23,13 +23,13 @@ from moco.plan import Plan
 from moco.processes import gather_lists, largest, together, unhurried
 from moco.progress import Report
 from moco.run_directory import RunDirectory, State
+from moco.run_records import each_line
 from moco.saving import Saver, own_random_state, random_states
 from moco.step_figures import Unread
 from moco.trackers import Tracking
 
 SAVE_EVERY_SECONDS = 600.0
-FIRST_NAMES = 20
-"""Of unusable images, named when there are too many."""
+FIRST_NAMES = 20  # of unusable images, where there are too many
 SAVING_SHARE = 0.05
 """Epoch ends are saved too, as long as saving takes no more than this share of the time."""
 
@@ -75,6 +75,7 @@ class Session:
             raise CheckpointError(
                 f"the checkpoint of step {checkpoint.step} does not fit its own recipe: {reason}"
             ) from error
+        self.health.remember(each_line(self.plan.run / "signals.jsonl"))
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         self.contrast.load_state_dict(checkpoint.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,25 @@ def test_each_sickness_is_told_once_with_its_step_and_what_to_change() -> None:
     assert watch.look(rows, queue, 0) == []
     assert watch.diagnosis is not None
     assert watch.diagnosis.verdict == "augmentation too weak"
+
+
+def test_a_continued_run_remembers_what_was_seen(
+    photos: Path, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    heard: list[int] = []
+    hear = HealthWatch.hear
+
+    def listening(self: HealthWatch, signals: Any) -> None:
+        heard.append(signals["step"])
+        hear(self, signals)
+
+    monkeypatch.setattr(HealthWatch, "hear", listening)
+    plan = replace(plan_of(photos, tiny_settings, run), signals_every=8)
+    pretraining.train(plan)
+    first = list(heard)
+    assert len(first) > 3
+    longer = plan_of(photos, tiny_settings, run, "epochs=16")
+    pretraining.train(replace(longer, signals_every=8))
+    assert heard[len(first) : 2 * len(first)] == first
+    assert min(heard[2 * len(first) :]) > max(first)

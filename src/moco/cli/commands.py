@@ -94,7 +94,7 @@ def _add_pretrain(commands: Subparsers) -> None:
   moco pretrain PHOTOS --recipe mine.yaml --set temperature=0.1
   torchrun --nproc-per-node 8 -m moco pretrain IMAGENET/train --recipe moco-v1 --run-dir RUN
 
-The run directory holds recipe.yaml, metrics.jsonl, status.json and checkpoints/.
+The run directory holds recipe.yaml, metrics.jsonl, signals.jsonl, status.json and checkpoints/.
 The same command goes on where a stopped run was.""",
     )
     command.add_argument(

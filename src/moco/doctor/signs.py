@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from moco.errors import CheckpointError
 from moco.plain_files import read_small
@@ -111,7 +111,9 @@ class Signs:
         metrics = [row for row in ordered(self.metrics) if number(row.get("loss")) is not None]
         signals = ordered(self.signals)
         steps = [row["step"] for row in metrics]
-        looked_at = {row["step"] for row in signals} or set(steps[LOOKED_AT_EVERY - 1 :: 20])
+        looked_at = {row["step"] for row in signals} or set(
+            steps[LOOKED_AT_EVERY - 1 :: LOOKED_AT_EVERY]
+        )
         looked_at |= set(steps[-1:])
         until, taken = len(signals), len(metrics)
         for step in sorted(looked_at, reverse=True):
@@ -145,9 +147,9 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(known, key=lambda row: int(row["step"]))
 
 
-def is_step(value: object) -> bool:
-    """Say whether a value can be the number of a step."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+def is_step(value: object) -> TypeGuard[int]:
+    """Say whether a value can be the number of a step; larger ones a page's script would round."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 50
 
 
 def read_signs(run: Path) -> Signs:
@@ -178,4 +180,4 @@ def images_of(run: Path) -> int | None:
     except (OSError, ValueError, RecursionError):
         return None
     images = status.get("images") if isinstance(status, dict) else None
-    return images if isinstance(images, int) and is_step(images) and images > 0 else None
+    return images if is_step(images) and images > 0 else None

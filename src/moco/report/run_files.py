@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moco.checkpoint_reading import read_json
+from moco.doctor.signs import is_step
 from moco.errors import CheckpointError, UsageError
 from moco.recipe import Recipe
 from moco.recipe_files import read_recipe
@@ -139,8 +140,8 @@ def _read_metrics(path: Path) -> tuple[Thinned, list[dict[str, Any]], float | No
     curves, last = Thinned(POINTS), deque[dict[str, Any]](maxlen=LAST_ROWS)
     per_epoch = None
     for row in each_line(path):
-        step = _step_of(row)
-        if step is None:
+        step = row.get("step")
+        if not is_step(step):
             continue
         values = {name: value for name in FIGURES if (value := number(row.get(name))) is not None}
         curves.add(step, values)
@@ -152,14 +153,8 @@ def _read_metrics(path: Path) -> tuple[Thinned, list[dict[str, Any]], float | No
 
 def _read_signals(path: Path) -> list[dict[str, Any]]:
     rows = deque[dict[str, Any]](maxlen=MOST_SIGNALS)
-    rows.extend(row for row in each_line(path) if _step_of(row) is not None)
+    rows.extend(row for row in each_line(path) if is_step(row.get("step")))
     return list(rows)
-
-
-def _step_of(row: Mapping[str, Any]) -> int | None:
-    step = row.get("step")
-    is_step = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 1 << 50
-    return step if is_step else None
 
 
 def _newest_identity(run: Path) -> dict[str, Any]:
