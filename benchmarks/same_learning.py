@@ -39,6 +39,7 @@ from moco.info_nce_paths import score_by_definition
 from moco.loading import load_with_recipe
 from moco.plan import make_plan
 from moco.pretraining import train
+from moco.progress import SilentReport
 
 RECIPE = Path(__file__).parents[1] / "examples" / "cifar10_study.yaml"
 CPU = torch.device("cpu")
@@ -54,6 +55,10 @@ class Way:
     settings: tuple[str, ...] = ()
     plain: bool = False
     """The loss by its definition, images channels first."""
+    accumulate: int = 1
+    """Parts that each batch is taken in."""
+    compiled: bool = False
+    """The encoders' passes compiled; a run that could not be is an error here."""
 
 
 WAYS = {
@@ -61,6 +66,8 @@ WAYS = {
     "float32": Way(),
     "bfloat16 keys": Way(settings=("key_precision=bfloat16",)),
     "bfloat16": Way("bfloat16"),
+    "accumulated": Way(accumulate=4),
+    "compiled": Way(compiled=True),
 }
 
 
@@ -84,6 +91,14 @@ def taking(way: Way) -> Iterator[None]:
         patch("moco.info_nce_chunks.FEWEST_KEYS", KEYS_OF_A_CHUNK),
     ):
         yield
+
+
+class SteppingAsAsked(SilentReport):
+    """Lets no run go on in another way than its own."""
+
+    def note(self, text: str) -> None:
+        if "not compiled" in text:
+            raise RuntimeError(text)
 
 
 def first_of_each_class(folder: Path, count: int) -> LabelledPart:
@@ -122,9 +137,11 @@ def trained(
         seed=seed,
         workers=0,
         precision=way.precision,
+        accumulate=way.accumulate,
+        compile_networks=way.compiled,
     )
     with taking(way):
-        train(plan)
+        train(plan, report=SteppingAsAsked())
     seconds = time.monotonic() - began
     lines = (plan.run / "metrics.jsonl").read_text().splitlines()[-20:]
     loss = statistics.mean(json.loads(line)["loss"] for line in lines)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitwise import assert_bitwise
 
 from moco.checkpoint import load_checkpoint, load_newest
 from moco.cli.main import main
@@ -115,21 +116,6 @@ def content_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def assert_bitwise(one: Any, other: Any) -> None:
-    if isinstance(one, Mapping):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_bitwise(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for item, its_other in zip(one, other, strict=True):
-            assert_bitwise(item, its_other)
-    elif torch.is_tensor(one):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
 
 
 def assert_equal_runs(run: Path, other: Path, steps: int = STEPS) -> None:
