@@ -26,7 +26,10 @@ MOST_BYTES = 13_500_000
 MOST_NAME_BYTES, MOST_CLASS_BYTES = 2_500_000, 500_000
 NAME_LENGTHS = (200, 120, 80, 60, 40, 28, 20, 14)
 """Letters of a name; the longest that all fit with are kept."""
-FEWEST_BYTES_PER_PICTURE = 16
+PICTURE_BYTES, FEWEST_PICTURE_BYTES = 1500, 16
+"""Of each picture: 64 pixels or so; a page is to be sent on."""
+FEW_PICTURES_BYTES = 1_000_000
+"""Of all where they are so few that each may be larger."""
 STEPS = 65535
 """Places and cosines are told in so many steps, a tenth of a pixel or 0.00003; rows and classes in
 two bytes, so this is also the most of either."""
@@ -93,10 +96,11 @@ def map_blocks(
     if mapped.tsne is not None:
         blocks.append(bytes_block("map-tsne", _stepped(unit_places(mapped.tsne))))
     left = MOST_BYTES - sum(map(len, blocks)) - len(json.dumps(kinds))
+    wanted = max(FEW_PICTURES_BYTES, PICTURE_BYTES * count)
     sprites = make_sprites(
         mapped.images,
         range(count),
-        most_bytes=max(left, FEWEST_BYTES_PER_PICTURE * count),
+        most_bytes=max(min(left, wanted), FEWEST_PICTURE_BYTES * count),
         workers=workers,
         report=report,
     )
