@@ -87,6 +87,8 @@ WITHOUT_TORCH = [
     "cli/linear_options",
     "cli/compare_options",
     "cli/embed_options",
+    "cli/import_options",
+    "cli/demo_options",
     "cli/report_options",
     "evaluation/finetune_spec",
     "doctor/__init__",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_OPERATIONS = 1 << 21
+MOST_OPERATIONS = 1 << 19
 """Of a pickle: a ViT-L with both its encoders, optimizer and logs takes about 100,000."""
 MADE_OF_DICTS = {"collections OrderedDict", "collections defaultdict", "builtins dict"}
 NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")

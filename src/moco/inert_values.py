@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moco.inert_pickle import Call, Named, Stored
 
-MOST_VALUES = 1 << 21
+MOST_VALUES = 1 << 18
 DEEPEST = 60
 TYPES = {
     "Float": torch.float32,

@@ -109,6 +109,22 @@ def official_v3_state(
     return state
 
 
+def notebook_network() -> nn.Sequential:
+    """Return the encoder of the CIFAR-10 notebook, its head last."""
+    layers = list(torchvision.models.resnet18(num_classes=128).children())
+    layers[0] = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    del layers[3]  # max-pool
+    network = nn.Sequential(*layers[:-1], nn.Flatten(1), layers[-1])
+    stirred(network)
+    return network
+
+
+def notebook_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of the CIFAR-10 notebook."""
+    state = under("encoder_q.net.", network) | under("encoder_k.net.", moved(network))
+    return state | {"queue": torch.randn(128, 64), "queue_ptr": torch.tensor([0])}
+
+
 def save(path: Path, state: Mapping[str, Any], *, old: bool = False, **beside: Any) -> Path:
     """Write a checkpoint as an official script does.
 

@@ -153,12 +153,8 @@ def test_a_small_transformer_of_unknown_heads_is_asked_about(tmp_path: Path) -> 
 
 
 def test_the_notebook_of_cifar(tmp_path: Path) -> None:
-    layers = list(torchvision.models.resnet18(num_classes=128).children())
-    layers[0] = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-    del layers[3]  # max-pool
-    network = made.stirred(nn.Sequential(*layers[:-1], nn.Flatten(1), layers[-1]))
-    state = made.under("encoder_q.net.", network) | made.under("encoder_k.net.", network)
-    state |= {"queue": torch.randn(128, 64), "queue_ptr": torch.tensor([0])}
+    network = made.notebook_network()
+    state = made.notebook_state(network)
     weights = read_foreign(made.save(tmp_path / "model_last.pth", state))
     assert (weights.kind, weights.encoder.stem) == ("official-cifar", "small")
     assert weights.views.evaluation_size == 32

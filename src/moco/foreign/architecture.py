@@ -89,8 +89,8 @@ def find_resnet(tensors: Mapping[str, Tensor], stem: Stem | None) -> EncoderSpec
         return spec
     if stem is None:
         raise UsageError(
-            "its first convolution is 3x3, whose stride no shape tells; add --stem small (stride "
-            "1, no max-pool) or --stem strided"
+            "its first convolution is 3x3, whose stride no shape tells; tell by moco import "
+            "--stem small (stride 1, no max-pool) or --stem strided, and --out keeps it"
         )
     return replace(spec, stem=stem)
 
@@ -153,13 +153,13 @@ def find_transformer(tensors: Mapping[str, Tensor], heads: Literal["moco", "timm
     if moco and timm:
         raise UsageError(
             f"a vision transformer of width {width} has 12 heads in MoCo v3, and 6 in timm and "
-            f"SSL4EO-S12, with weights of the same shapes; add --backbone {moco} or "
-            f"--backbone {timm}"
+            f"SSL4EO-S12, with weights of the same shapes; tell by moco import --backbone {moco} "
+            f"or --backbone {timm}, and --out keeps it"
         )
     hint = " or ".join(f"--backbone {name}" for name in names) or "--backbone NAME, as timm has it"
     raise UsageError(
         f"a vision transformer of width {width} and {depth} blocks may have any number of heads; "
-        f"add {hint}"
+        f"tell by moco import {hint}, and --out keeps it"
     )
 
 

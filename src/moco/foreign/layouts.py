@@ -57,6 +57,7 @@ OFFICIAL = Layout(
     is_official=True,
 )
 OFFICIAL_V1 = replace(OFFICIAL, kind="official-v1", about="an official checkpoint of MoCo v1")
+OFFICIAL_V2 = replace(OFFICIAL, about="an official checkpoint of MoCo v2")
 OFFICIAL_V3 = Layout(
     kind="official-v3",
     about="an official checkpoint of MoCo v3",
@@ -197,11 +198,26 @@ TORCHGEO = Layout(
     parts=(("backbone", ""),),
     ignorable=CLASSIFIER,
 )
+OWN = Layout(
+    kind="moco",
+    about="weights that moco import wrote",
+    parts=(
+        ("backbone", "backbone."),
+        ("head", "head."),
+        ("key_backbone", "key_backbone."),
+        ("key_head", "key_head."),
+        ("predictor", "predictor."),
+    ),
+    queue="queue",
+    ignorable=r"optimizer\.\d+",
+    is_official=True,
+)
 
 MARKS: tuple[tuple[tuple[str, ...], Layout], ...] = (
     (("encoder_q.0.", "base_encoder.0."), MM),
     (("encoder_q.net.",), OFFICIAL_CIFAR),
     (("encoder_q.fc.weight",), OFFICIAL_V1),
+    (("encoder_q.fc.",), OFFICIAL_V2),
     (("encoder_q.",), OFFICIAL),
     (("base_encoder.",), OFFICIAL_V3),
     (("projection_head.", "backbone_momentum.", "key_backbone.", "backbone.0."), LIGHTLY),

@@ -20,6 +20,7 @@ from moco.foreign.architecture import (
 )
 from moco.foreign.heads import our_queue, plain_linear, with_head, with_predictor
 from moco.foreign.layouts import Layout, PartName
+from moco.foreign.own_files import NOTE, read_notes
 from moco.foreign.parts import Sorted, in_words, sort_tensors
 from moco.foreign.recognition import Contents, open_contents, recognise
 from moco.foreign.views import views_of
@@ -87,9 +88,13 @@ def _read(contents: Contents, asked: Asked) -> ForeignWeights:
     if not found.part("backbone"):
         raise CheckpointError(
             f"holds nothing of {layout.about}: its tensors are "
-            f"{in_words(list(contents.tensors)) or 'none'}; add --from KIND"
+            f"{in_words(list(contents.raw(contents.tensors))) or 'none'}; add --from KIND"
         )
-    spec, views, notes = _network_of(contents, found, asked)
+    own = read_notes(contents.notes[NOTE], contents.tensors) if layout.kind == "moco" else None
+    if own is None:
+        spec, views, notes = _network_of(contents, found, asked)
+    else:
+        spec, views, notes = own.recipe.encoder, own.recipe.views, own.notes
     network = _on_no_device(spec, views)
     for part in ("backbone", "key_backbone"):
         if found.part(part):
@@ -102,7 +107,7 @@ def _read(contents: Contents, asked: Asked) -> ForeignWeights:
             "--from KIND or --backbone NAME if it is another"
         )
     used = [name for names in found.called.values() for name in names.values()]
-    return ForeignWeights(
+    weights = ForeignWeights(
         kind=layout.kind,
         about=layout.about,
         encoder=spec,
@@ -120,6 +125,17 @@ def _read(contents: Contents, asked: Asked) -> ForeignWeights:
         ignored=contents.raw(found.ignored),
         missing=tuple(found.missing),
         notes=(*notes, *more),
+    )
+    if own is None:
+        return weights
+    return replace(
+        weights,
+        about=own.about,
+        queue_next=own.queue_next,
+        epoch=own.epoch,
+        optimizer=own.optimizer,
+        used=(*weights.used, *weights.ignored),
+        ignored=(),
     )
 
 

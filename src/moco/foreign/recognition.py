@@ -12,6 +12,7 @@ from torch import Tensor
 from moco.errors import CheckpointError
 from moco.foreign import layouts
 from moco.foreign.layouts import Layout
+from moco.foreign.own_files import NOTE
 from moco.foreign.parts import in_words
 from moco.foreign.weights import Kind
 from moco.inert_reading import NOTES, read_inert
@@ -32,6 +33,11 @@ class Contents:
     """The file's other entries."""
     notes: Mapping[str, str]
     """Of a safetensors file."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `moco import` wrote it."""
+        return NOTE in self.notes
 
     @property
     def epoch(self) -> int | None:
@@ -110,6 +116,8 @@ def recognise(contents: Contents, kind: Kind | None, *, is_named: bool) -> Layou
     Raises:
         CheckpointError: Its names are none's.
     """
+    if contents.is_own and kind in (None, "moco"):
+        return layouts.OWN
     shown = _shown(contents)
     if kind is None and shown is not None:
         return shown
