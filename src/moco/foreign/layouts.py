@@ -223,7 +223,7 @@ MARKS: tuple[tuple[tuple[str, ...], Layout], ...] = (
     (("projection_head.", "backbone_momentum.", "key_backbone.", "backbone.0."), LIGHTLY),
     (("projector.", "momentum_projector.", "momentum_backbone."), SOLO_LEARN),
     (("neck.", "encoder_k.", "momentum_encoder."), MM),
-    (("trunk.", "heads."), VISSL),
+    (("trunk.",), VISSL),
     (("_feature_blocks.",), VISSL_TRUNK),
     (("backbone.",), MM_BARE),
     (("stem.conv1.", "res2."), OFFICIAL_DETECTION),

@@ -145,6 +145,8 @@ def _network_of(
     """Return the backbone that the tensors are of, and how it looks at images."""
     layout, tensors = found.layout, found.part("backbone")
     side = 224
+    if layout.kind == "lightly":
+        _refuse_missing_relu(found)
     if any(name.startswith("layer1.") for name in tensors):
         stem = asked.stem or ("small" if layout.kind == "official-cifar" else None)
         spec = find_resnet(tensors, stem)
@@ -162,6 +164,20 @@ def _network_of(
     channels = int(first.shape[1]) if first is not None and first.ndim == 4 else 3
     views, notes = views_of(layout.kind, channels, side, spec.stem)
     return spec, views, notes
+
+
+def _refuse_missing_relu(found: Sorted) -> None:
+    """Refuse a network whose weights would fit, and give other features.
+
+    Raises:
+        CheckpointError: lightly's own ResNet as nn.Sequential, whose first stage is its child 2.
+    """
+    if any(name.startswith("2.0.") for name in found.part("backbone")):
+        raise CheckpointError(
+            "is of lightly's own ResNet as nn.Sequential, which leaves out the ReLU behind its "
+            "first batch norm; no backbone here does, so its features would differ; train a "
+            "torchvision ResNet there"
+        )
 
 
 def _refuse_wide_padding(layout: Layout, spec: EncoderSpec) -> None:
