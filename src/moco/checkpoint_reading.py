@@ -70,13 +70,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: It is none, with what its reader says.
     """
+    return read_noted_weights(path)[0]
+
+
+def read_noted_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file by name, and the texts that its writer noted.
+
+    Raises:
+        ValueError: It is none, with what its reader says.
+    """
     with _naming(path):
         with open_regular(path) as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > MOST_HEADER_BYTES:
                 raise ValueError(f"it claims a header of {size} bytes, which none needs")
-            json.loads(file.read(size), object_pairs_hook=_once_each)
-        return load_file(path)
+            header = json.loads(file.read(size), object_pairs_hook=_once_each)
+        notes = header.get("__metadata__") or {}
+        return load_file(path), {str(name): str(note) for name, note in notes.items()}
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -96,7 +106,7 @@ def read_train_state(path: Path, *, of_modules: bool = False) -> dict[str, Any]:
     """
     with _naming(path):
         with open_regular(path) as file:
-            content = _pickle_in(file)
+            content = pickle_in(file, MOST_HEADER_BYTES)
             _check_pickle(content, allowed={"BUILD"} if of_modules else set())
             check_builds(content)
             size = file.seek(0, 2)
@@ -108,8 +118,11 @@ def read_train_state(path: Path, *, of_modules: bool = False) -> dict[str, Any]:
         return state
 
 
-def _pickle_in(file: BinaryIO) -> bytes:
+def pickle_in(file: BinaryIO, most_bytes: int) -> bytes:
     """Return the pickled structure inside a file of torch's, its other members stored as they are.
+
+    Args:
+        most_bytes: of the structure, and of the directory of members.
 
     Raises:
         ValueError: The file is laid out in another way.
@@ -124,7 +137,7 @@ def _pickle_in(file: BinaryIO) -> bytes:
         if wide_end[:4] != b"PK\6\6" or int.from_bytes(locator[8:16], "little") != size - 98:
             raise ValueError("its zip directory is not where it should be")
         length = int.from_bytes(wide_end[40:48], "little")
-    if end[:4] != b"PK\5\6" or length > MOST_HEADER_BYTES:
+    if end[:4] != b"PK\5\6" or length > most_bytes:
         raise ValueError("it is no zip file as torch writes it")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -136,7 +149,7 @@ def _pickle_in(file: BinaryIO) -> bytes:
             member.file_size for member in members
         ):
             raise ValueError("its members unpack to more than the file holds")
-        if archive.getinfo(pickle).file_size > MOST_HEADER_BYTES:
+        if archive.getinfo(pickle).file_size > most_bytes:
             raise ValueError("it holds more values than any state")
         return archive.read(pickle)
 

@@ -17,6 +17,7 @@ from moco.errors import MocoError, UsageError
 from moco.evaluation.finetune_files import ABOUT, load_finetuned_with_recipe
 from moco.evaluation.frozen import FrozenNetwork, fingerprint
 from moco.evaluation.layer_features import LayerFeatures, find_layer
+from moco.foreign.models import NoHead
 from moco.library_models import Library, build_library_model, near_names
 from moco.loading import load_with_recipe
 from moco.recipe import Recipe
@@ -68,10 +69,11 @@ def find_model(
 ) -> FoundModel:
     """Return the network that a word means.
 
-    A word is a run or checkpoint directory; a directory of a fine-tuned network; untrained:RUN, the
-    run's network with random weights; pixels or pixels:RUN, raw pixels as the run looks at them;
-    timm:NAME or torchvision:NAME, with random weights, or with those of a local file as NAME@FILE.
-    A directory that is called as one of these is named ./pixels.
+    A word is a run or checkpoint directory; a directory of a fine-tuned network; a file of weights
+    whose names and shapes tell its network (`read_foreign`); untrained:RUN, the run's network with
+    random weights; pixels or pixels:RUN, raw pixels as the run looks at them; timm:NAME or
+    torchvision:NAME, with random weights, or with those of a local file as NAME@FILE. A directory
+    that is called as one of these is named ./pixels.
 
     Args:
         layer: backbone; head, a run's projection head; or the name of a module inside the backbone,
@@ -93,12 +95,12 @@ def find_model(
                 return _pixels(word, views, layer)
             case "untrained":
                 _, recipe = _stored(rest, passed_over)
-                return _of_encoder(word, _drawn(recipe), recipe, layer, trained=False)
+                return _of_encoder(word, _drawn(recipe), recipe, layer, is_run=False)
             case _:
                 return _of_library(word, cast(Library, kind), rest, layer)
     _refuse_slip(word, kind)
     encoder, recipe = _stored(word, passed_over)
-    return _of_encoder(word, encoder, recipe, layer)
+    return _of_encoder(word, encoder, recipe, layer, is_run=os.path.isdir(word))
 
 
 def views_in_words(views: ViewsSpec) -> str:
@@ -160,7 +162,7 @@ def _pixels(word: str, views: ViewsSpec, layer: str) -> FoundModel:
 
 
 def _of_encoder(
-    word: str, encoder: Encoder, recipe: Recipe, layer: str, *, trained: bool = True
+    word: str, encoder: Encoder, recipe: Recipe, layer: str, *, is_run: bool
 ) -> FoundModel:
     spec, backbone = recipe.encoder, encoder.backbone
     about = [spec.backbone, spec.stem, spec.width, spec.stage_blocks]
@@ -168,6 +170,8 @@ def _of_encoder(
     of_head = layer == HEAD or (layer.startswith(f"{HEAD}.") and layer not in inside)
     if of_head and os.path.lexists(os.path.join(word, ABOUT)):
         raise UsageError(f"{word} is fine-tuned: its head gives classes; name another --layer")
+    if of_head and isinstance(encoder.head, NoHead):
+        raise UsageError(f"{word} holds no projection head; name another --layer")
     if of_head:
         about += [spec.head, spec.head_layers, spec.head_width]
     whole = encoder if of_head else backbone
@@ -178,7 +182,7 @@ def _of_encoder(
             word,
             f"{spec.backbone} {_digest(about, whole)}",
             layer,
-            recipe.name if trained else "",
+            recipe.name if is_run else "",
         )
     )
 

@@ -1,4 +1,4 @@
-"""`moco.load`: a run or checkpoint to a plain network."""
+"""`moco.load`: a run, checkpoint or file of weights to a plain network."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ import torch
 from torch import nn
 
 from moco.checkpoint import Checkpoint, load_checkpoint, load_newest
-from moco.encoders import build_encoder
+from moco.encoders import Encoder, build_encoder, feature_count
 from moco.errors import CheckpointError, UsageError
+from moco.foreign.models import NoHead, encoder_of, recipe_of
+from moco.foreign.reading import read_foreign
 from moco.recipe import Recipe
+from moco.specs import EncoderSpec
 
 Part = Literal["backbone", "encoder"]
 
 
 def load(path: str | Path, part: Part = "backbone") -> nn.Module:
-    """Return the trained network of a run or checkpoint directory, on the CPU in eval mode.
+    """Return a trained network, on the CPU in eval mode; its `num_features` says D, or C.
 
     Args:
-        path: a run directory (its newest checkpoint that verifies) or one checkpoint directory.
+        path: a run directory (its newest checkpoint that verifies), one checkpoint directory, or a
+            file of weights of any kind that `read_foreign` takes.
         part: "backbone", [N, channels, H, W] -> [N, D], is what one keeps; "encoder" has the head
             too, [N, channels, H, W] -> [N, C]. Both are the query encoder's.
 
     Raises:
-        CheckpointError: No checkpoint there, or none that verifies.
+        CheckpointError: No checkpoint there, or none that verifies; or the file cannot be used.
+        UsageError: The file does not tell its network apart from others; or it has no head.
     """
     passed_over: list[str] = []
     network, _ = load_with_recipe(path, part, passed_over=passed_over)
     for line in passed_over:
         warnings.warn(f"an older checkpoint is loaded: {line}", stacklevel=2)
+    if isinstance(network, Encoder) and isinstance(network.head, NoHead):
+        raise UsageError(f"{path} holds no projection head; load its backbone")
     return network
 
 
@@ -41,11 +48,17 @@ def load_with_recipe(
 ) -> tuple[nn.Module, Recipe]:
     """Return the network as `load` does, and the recipe it was trained by.
 
+    Of a file, the recipe has its encoder and views and else says nothing; and an encoder without a
+    head in it has `NoHead`.
+
     Args:
         passed_over: receives a line for each newer checkpoint that is damaged.
     """
     if part not in get_args(Part):
         raise UsageError(f"part must be one of {', '.join(get_args(Part))}, got {part!r}")
+    if os.path.lexists(path) and not os.path.isdir(path):
+        file = read_foreign(path)
+        return _part(encoder_of(file), file.encoder, part), recipe_of(file)
     checkpoint = _checkpoint_at(Path(path), passed_over)
     recipe = checkpoint.identity.recipe
     weights = {
@@ -61,8 +74,14 @@ def load_with_recipe(
     except (UsageError, RuntimeError) as error:
         reason = str(error).partition("\n\t")[2].partition("\n")[0] or error
         raise CheckpointError(f"{path} does not fit its own recipe: {reason!s:.300}") from error
+    return _part(encoder, recipe.encoder, part), recipe
+
+
+def _part(encoder: Encoder, spec: EncoderSpec, part: Part) -> nn.Module:
     network: nn.Module = encoder if part == "encoder" else encoder.backbone
-    return network.eval(), recipe
+    features = spec.dim if part == "encoder" else feature_count(encoder.backbone)
+    setattr(network, "num_features", features)  # noqa: B010  typed more narrowly there
+    return network.eval()
 
 
 def kept_checkpoints(run: Path) -> list[Path]:
@@ -84,5 +103,7 @@ def _checkpoint_at(path: Path, passed_over: list[str] | None) -> Checkpoint:
     checkpoint = load_newest(path, named=passed_over) if os.path.isdir(path) else None
     if checkpoint is None:
         what = "holds no checkpoint" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {what}; name a run directory or a checkpoint directory")
+        raise CheckpointError(
+            f"{path} {what}; name a run directory, a checkpoint directory or a file of weights"
+        )
     return checkpoint

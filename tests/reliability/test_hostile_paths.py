@@ -92,6 +92,7 @@ RUNS = {
     ("pretrain", "run"): ["pretrain", "{photos}", "--epochs", "1", "--run", "{it}"],
     **{(f"evaluate {kind}", "run"): ["evaluate", kind, "{it}", *FOLDERS] for kind in JUDGED},
     ("evaluate label-free", "runs"): ["evaluate", "label-free", "{it}", "--images", "{photos}"],
+    ("import", "file"): ["import", "{it}"],
     ("embed", "model"): ["embed", "{it}", "{photos}", "--out", "{new}.npz"],
     ("compare", "models"): ["compare", "{it}", *FOLDERS],
     ("doctor", "run"): ["doctor", "{it}"],

@@ -131,6 +131,7 @@ NEEDED = {
         for kind in ("knn", "linear", "retrieval", "few-labels", "finetune")
     },
     ("doctor",): ["x"],
+    ("import",): ["x"],
     ("embed",): ["x", "y", "--out", "z.npz"],
     ("compare",): ["x", "--train", "x", "--test", "x"],
     ("report",): ["x"],

@@ -8,14 +8,15 @@ from moco.cli.bench_options import BENCHMARKS
 from moco.cli.bench_time_to_options import ABOUT_TIME_TO, add_time_to_options
 from moco.cli.compare_options import ABOUT_COMPARE, add_compare_options
 from moco.cli.data_options import DATA_COMMANDS
+from moco.cli.demo_options import ABOUT_DEMO, add_demo_options
 from moco.cli.doctor_options import ABOUT_DOCTOR, add_doctor_options
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
+from moco.cli.import_options import ABOUT_IMPORT, add_import_options
 from moco.cli.parser import Parser, Subparsers, given_path
 from moco.cli.report_options import ABOUT_REPORT, add_report_options
 from moco.cli.shared_options import (
     add_accumulate,
-    add_bad_limit,
     add_compile,
     add_device,
     add_json,
@@ -51,6 +52,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"moco {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_pretrain(commands)
+    _add_import(commands)
     _add_embed(commands)
     _add_evaluate(commands)
     _add_compare(commands)
@@ -142,6 +144,13 @@ The same command goes on where a stopped run was.""",
     add_json(command)
 
 
+def _add_import(commands: Subparsers) -> None:
+    command = _command(
+        commands, "import", "moco.cli.import_weights", "read other projects' weights", ABOUT_IMPORT
+    )
+    add_import_options(command)
+
+
 def _add_embed(commands: Subparsers) -> None:
     command = _command(
         commands,
@@ -196,27 +205,9 @@ def _add_demo(commands: Subparsers) -> None:
         "demo",
         "moco.cli.demo",
         "pre-train for some minutes, compare with raw pixels and no training, write a report",
-        """
-
-Without --images it uses photographs of solar cells from the elpv-dataset package
-(pip install "moco-torch[demo]"). With your own folder of class folders it compares in the
-same way; a folder without classes gives the report without the comparison.""",
+        ABOUT_DEMO,
     )
-    command.add_argument(
-        "--images", type=given_path, metavar="DIR", help="your own folder of images"
-    )
-    command.add_argument(
-        "--run",
-        type=given_path,
-        metavar="DIR",
-        help="default: runs/demo, with the folder's name and a seed other than 0 behind",
-    )
-    command.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    add_device(command)
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    add_bad_limit(command)
-    add_resume(command)
-    add_json(command)
+    add_demo_options(command)
 
 
 def _add_recipes(commands: Subparsers) -> None:

@@ -51,7 +51,8 @@ measures is an accuracy: docs/label_free.md says what each tells and where it fa
 
 
 MODEL_HELP = (
-    "a run, checkpoint or fine-tuned network's directory; untrained:RUN; pixels[:RUN]; "
+    "a run, checkpoint or fine-tuned network's directory; a file of weights (docs/import.md); "
+    "untrained:RUN; pixels[:RUN]; "
     "timm:NAME or torchvision:NAME, with random weights or, as NAME@FILE, those of a file"
 )
 LAYER_HELP = (
