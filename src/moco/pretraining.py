@@ -246,6 +246,7 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
 
         # of the next step: the official code moves the key encoder at that step's start
         key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
+        training.holds_backbone = recipe.start.holds_backbone(batch.step, plan.steps_per_epoch)
         figures = training.take(view_a, view_b, image_ids, batch.step, key_momentum)
 
         session.step = batch.step + 1
