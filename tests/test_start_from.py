@@ -26,7 +26,7 @@ from moco.plan import Plan, make_plan
 from moco.pretraining import train
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields, write_recipe
-from moco.recipes import MOCO_V2
+from moco.recipes import MOCO_V2, MOCO_V3_RESNET50
 from moco.start.asked import start_asked
 
 EPOCHS, PER_EPOCH = 4, 4
@@ -414,3 +414,54 @@ def test_a_dry_run_shows_it_and_writes_nothing(
     assert "held_epochs: 0.4" in told
     assert json.loads((tmp_path / "x.json").read_text())["start"]["as"] == "backbone"
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_imported_is_continued_too(
+    strangers: Path, plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    assert main(["import", str(strangers), "--out", str(tmp_path / "x.safetensors")]) == 0
+    kept, found = plan(tmp_path / "x.safetensors").start, plan(strangers).start
+    assert kept is not None
+    assert found is not None
+    assert (kept.kind, kept.step) == ("continue", PER_EPOCH)
+    assert kept.checkpoint is not None
+    assert found.checkpoint is not None
+    for name, value in found.checkpoint.model.items():
+        assert torch.equal(kept.checkpoint.model[name], value), name
+    momenta = [start.checkpoint.train_state["optimizer"]["state"] for start in (kept, found)]
+    for ours, theirs in zip(*(values.values() for values in momenta), strict=True):
+        assert torch.equal(ours["momentum_buffer"], theirs["momentum_buffer"])
+
+
+@pytest.mark.parametrize("algorithm", ["lars", "adamw"])
+def test_a_strangers_v3_goes_on_with_its_predictor_and_optimizer(
+    algorithm: str, tiny_settings: list[str], photos: Path, tmp_path: Path
+) -> None:
+    settings = [*tiny_settings, "batch_norm_groups=1", "head_width=24", "epochs=3"]
+    settings += ["warmup_epochs=1", f"algorithm={algorithm}", "learning_rate=0.01"]
+    recipe = set_fields(MOCO_V3_RESNET50, settings)
+    run = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(
+            make_plan(photos, recipe=recipe, run=run, device="cpu", workers=0),
+            stop=stopped_after(PER_EPOCH),
+        )
+    ours = newest(run)
+    content = to_official(ours)
+    del content[EXTRA]
+    torch.save(content, tmp_path / "v3.pth.tar")
+    found = make_plan(
+        photos,
+        recipe=recipe,
+        run=tmp_path / "on",
+        device="cpu",
+        workers=0,
+        start=start_asked(tmp_path / "v3.pth.tar"),
+    )
+    state = first_state(found)
+    for name, value in ours.model.items():
+        assert torch.equal(state[name], value), name
+    assert "the optimizer state" in " ".join(found.start_lines)
+    after = train(replace(found, run=tmp_path / "after"))
+    whole = train(make_plan(photos, recipe=recipe, run=run, device="cpu", workers=0))
+    assert losses(after) == losses(whole)[PER_EPOCH:]  # at an epoch's end nothing is missing

@@ -41,8 +41,7 @@ def begin_from(plan: Plan, session: Session) -> None:
         StorageError: The run directory cannot be written.
     """
     start = plan.start
-    if session.directory.writes:
-        write_start(plan.run, start)
+    together(lambda: write_start(plan.run, start) if session.directory.writes else None)
     if start is None:
         return
     if start.checkpoint is not None:

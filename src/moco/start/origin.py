@@ -24,6 +24,8 @@ from moco.plain_files import open_regular
 from moco.specs import EncoderSpec, Stem, ViewsSpec
 from moco.start.asked import StartAsked, StartKind
 
+CONTINUED = ("official-v1", "official-v2", "official-v3", "moco")
+"""Whose files may hold all that decides the next step."""
 LIBRARIES = ("timm", "torchvision")
 BACKBONE = "encoder.backbone."
 
@@ -194,9 +196,11 @@ def _read(path: Path, hints: Hints) -> ForeignWeights:
 def parts_missing(found: ForeignWeights) -> str:
     """Return what a file lacks to be continued, "" for nothing: the official v1 to v3 have all."""
     needed = {"head": found.head, "key encoder": found.key_backbone, "key head": found.key_head}
-    if found.kind == "official-v3":
+    if found.kind == "official-v3":  # whose queue is the batch
         needed["predictor"] = found.predictor
-    elif found.queue is None or found.kind not in ("official-v1", "official-v2"):
+    elif found.kind not in CONTINUED:
+        return "a layout that says all that a step needs"
+    elif found.queue is None and not found.predictor:
         needed["queue"] = {}
     lacking = [name for name, tensors in needed.items() if not tensors]
     return ", ".join(lacking) or ("an epoch" if found.epoch is None else "")
