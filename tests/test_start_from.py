@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from made_runs import RECIPE, made_run
@@ -433,6 +434,7 @@ def test_what_was_imported_is_continued_too(
         assert torch.equal(ours["momentum_buffer"], theirs["momentum_buffer"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["lars", "adamw"])
 def test_a_strangers_v3_goes_on_with_its_predictor_and_optimizer(
     algorithm: str, tiny_settings: list[str], photos: Path, tmp_path: Path
@@ -465,3 +467,39 @@ def test_a_strangers_v3_goes_on_with_its_predictor_and_optimizer(
     after = train(replace(found, run=tmp_path / "after"))
     whole = train(make_plan(photos, recipe=recipe, run=run, device="cpu", workers=0))
     assert losses(after) == losses(whole)[PER_EPOCH:]  # at an epoch's end nothing is missing
+
+
+def test_images_normalized_in_another_way_are_told(
+    left: tuple[Path, Path], plan: Callable[..., Plan]
+) -> None:
+    said = " ".join(plan(left[0], settings=["views.std=[1, 1, 1]"]).start_lines)
+    assert "views.std [0.229, 0.224, 0.225]; the recipe has others" in said
+    assert "normalized" not in " ".join(plan(left[0]).start_lines)
+
+
+def test_images_of_many_channels_begin_with_a_backbone_for_three(
+    recipe: Recipe, plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    state = made_backbone(3, recipe, tmp_path / "x.pth")
+    draw = np.random.default_rng(0)
+    np.save(tmp_path / "bands.npy", draw.integers(0, 4096, (32, 20, 20, 5), dtype=np.uint16))
+    images = tmp_path / "bands.npy"
+    with pytest.raises(UsageError, match=r"takes 3 channels and the images have 5; .*1,2,3,1,"):
+        plan(tmp_path / "x.pth", images=images)
+    found = plan(tmp_path / "x.pth", channels="3,2,1,1,1", images=images)
+    expected = state["conv1.weight"][:, [2, 1, 0, 0, 0]]
+    assert torch.equal(first_state(found)["encoder.backbone.conv1.weight"], expected)
+
+
+def test_what_a_file_leaves_open_is_as_the_recipe_has_it(
+    recipe: Recipe, plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    strided = replace(recipe, encoder=replace(recipe.encoder, stem="strided"))
+    made_backbone(3, strided, tmp_path / "x.pth")  # of a small stem it would look the same
+    with pytest.raises(UsageError, match=r"here that is --set encoder.stem=STEM"):
+        plan(tmp_path / "x.pth", recipe="small")
+    for recipe_of, settings in ((strided, []), ("small", ["encoder.stem=strided"])):
+        found = plan(tmp_path / "x.pth", recipe=recipe_of, settings=settings)
+        assert (found.recipe.encoder.stem, found.recipe.encoder.width) == ("strided", 0.125)
+    with pytest.raises(UsageError, match=r"here that is --set encoder.stem=STEM"):
+        plan(tmp_path / "x.pth")  # whose first convolution is 7x7

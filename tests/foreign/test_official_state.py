@@ -92,6 +92,7 @@ def losses(run: Path, start: int) -> list[float]:
     return [row["loss"] for row in rows if row["step"] >= start]
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_from_it_as_if_never_left(
     left: Path, recipe: Recipe, photos: Path, tmp_path: Path
 ) -> None:

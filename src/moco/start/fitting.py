@@ -20,6 +20,7 @@ from moco.start.origin import Origin
 from moco.start_spec import StartSpec
 
 HELD_EPOCHS, RISE_EPOCHS = 1.0, 1.0
+MOST_SHOWN = 4
 MOST_SHARE = 0.1
 """Of a run's epochs that each of the two takes at most."""
 
@@ -134,6 +135,19 @@ def fitted_backbone(origin: Origin, recipe: Recipe, asked: StartAsked) -> dict[s
                 "it is of with --set encoder.backbone=NAME"
             )
     return state
+
+
+def normalization_notes(origin: Origin, recipe: Recipe) -> list[str]:
+    """Return a line where the file's images were normalized in another way than the recipe's."""
+    there, here = origin.views, recipe.views
+    if there.channels != here.channels or (there.mean, there.std) == (here.mean, here.std):
+        return []
+    settings = []
+    for name in ("mean", "std"):
+        shown = ", ".join(f"{value:.4g}" for value in getattr(there, name)[:MOST_SHOWN])
+        more = ", ..." if there.channels > MOST_SHOWN else ""
+        settings.append(f"views.{name} [{shown}{more}]")
+    return [f"its images were normalized by {' and '.join(settings)}; the recipe has others"]
 
 
 def load_backbone(contrast: nn.Module, backbone: Mapping[str, Tensor]) -> None:

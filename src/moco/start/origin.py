@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -186,11 +187,13 @@ def _read(path: Path, hints: Hints) -> ForeignWeights:
     try:
         return read_foreign(path)
     except UsageError as error:
-        if hints == Hints():
-            raise UsageError(
-                f"{error}; here that is --set encoder.backbone=NAME or encoder.stem=STEM"
-            ) from error
-        return read_foreign(path, backbone=hints.backbone, stem=hints.stem)
+        # a backbone's name says less than the file's shapes do: only if it must
+        for backbone in dict.fromkeys((None, hints.backbone)):
+            with suppress(UsageError, CheckpointError):
+                return read_foreign(path, backbone=backbone, stem=hints.stem)
+        raise UsageError(
+            f"{error}; here that is --set encoder.stem=STEM or --set encoder.backbone=NAME"
+        ) from error
 
 
 def parts_missing(found: ForeignWeights) -> str:

@@ -20,9 +20,17 @@ from moco.specs import Stem
 from moco.start.asked import StartAsked
 from moco.start.begun import Start, recalled_start
 from moco.start.continuing import continued
-from moco.start.fitting import check_network, fitted_backbone, network_fields, warmed
+from moco.start.fitting import (
+    check_network,
+    fitted_backbone,
+    network_fields,
+    normalization_notes,
+    warmed,
+)
 from moco.start.origin import Hints, Origin, find_origin
 
+PLAIN_STEM = "imagenet"
+"""Which a file shows by itself."""
 WARM_UP = "start."
 """The recipe's fields that are set whatever the recipe."""
 
@@ -126,7 +134,12 @@ class FoundStart:
             origin.sha256,
             step,
             dict(self.set),
-            (f"{first}, sha256 {origin.sha256[:12]}", *lines, *origin.notes),
+            (
+                f"{first}, sha256 {origin.sha256[:12]}",
+                *lines,
+                *origin.notes,
+                *normalization_notes(origin, identity.recipe),
+            ),
             checkpoint,
             backbone,
         )
@@ -162,5 +175,5 @@ def _hints(found: FoundRecipe, changes: Mapping[str, Any]) -> Hints:
     stem = fields.get("encoder.stem", spec.stem if spec else None)
     return Hints(
         backbone if isinstance(backbone, str) else None,
-        next((known for known in get_args(Stem) if known == stem), None),
+        next((known for known in get_args(Stem) if known == stem != PLAIN_STEM), None),
     )
