@@ -77,6 +77,8 @@ SET = {
     "optimizer.schedule": ("cosine", "cosine"),
     "optimizer.milestones": ("[3, 5, 7]", (3, 5, 7)),
     "optimizer.warmup_epochs": ("2", 2.0),
+    "start.held_epochs": ("0.5", 0.5),
+    "start.rise_epochs": ("1", 1.0),
     "temperature": ("0.2", 0.2),
     "last_temperature": ("0.5", 0.5),
     "key_momentum": ("0.99", 0.99),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -196,6 +199,21 @@ def check_sizes(encoder: Encoder, recipe: Recipe) -> None:
                 f"({reason}); change one of them"
             ) from error
     encoder.train()
+
+
+def take_up_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimizer's state dict, of this or another machine; without groups, the state alone.
+
+    Each tensor then lies in memory as its weight does: fused steps walk through both side by side,
+    and would mix up the numbers of a convolution whose channels lie last in one of them alone.
+    """
+    now = optimizer.state_dict()
+    groups = state.get("param_groups") or now["param_groups"]
+    optimizer.load_state_dict({"state": {**now["state"], **state["state"]}, "param_groups": groups})
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                values[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def build_optimizer(spec: OptimizerSpec, contrast: Contrast) -> Optimizer:

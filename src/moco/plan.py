@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from moco.data.sources.opening import open_images
 from moco.data.workers import LOADER_TIMEOUT_SECONDS
 from moco.device import default_workers, device_name, pick_device, pick_precision
 from moco.errors import DataError, UsageError
-from moco.fitted_recipe import fitted_recipe
 from moco.fitting import check_usable
 from moco.found_recipe import find_recipe
 from moco.processes import local_processes
@@ -28,6 +27,9 @@ from moco.recipe import Recipe
 from moco.recipe_files import read_setting
 from moco.small import Choice
 from moco.specs import BAD_LIMIT, SIGNALS_EVERY_STEPS
+from moco.start.asked import StartAsked
+from moco.start.begun import Start
+from moco.start.planning import find_start
 
 CACHE_BYTES = 1 << 30
 """Decoded images are kept in memory up to this size, over all loading processes of a machine."""
@@ -61,6 +63,10 @@ class Plan:
     """Steps between readings of the signals; 0 for none."""
     compile_networks: bool = False
     """Compile the encoders' passes, where that works."""
+    start: Start | None = field(default=None, compare=False)
+    """Where its weights come from, None where they are drawn."""
+    start_lines: tuple[str, ...] = ()
+    """What the user should know of that."""
     resident: ResidentImages | None = field(default=None, compare=False)
     """All images on the device, None where loading processes, or the run itself, read them."""
 
@@ -74,7 +80,9 @@ class Plan:
 
         Nothing of it decides a step: it may differ between a run and its continuation.
         """
+        begun = {"start": self.start.in_short()} if self.start else {}
         return {
+            **begun,
             "images": len(self.images),
             "steps_per_epoch": self.steps_per_epoch,
             "device": f"{self.device.type}, {device_name(self.device)}",
@@ -113,6 +121,8 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     accumulate: int = 1,
     signals_every: int = SIGNALS_EVERY_STEPS,
     compile_networks: bool = False,
+    start: StartAsked | None = None,
+    resume: str = "auto",
 ) -> Plan:
     """Return the plan of a run; writes nothing.
 
@@ -133,8 +143,11 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         accumulate: take each batch in so many parts: the same step in less memory.
         signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
         compile_networks: compile the encoders' passes, where that works.
+        start: where its weights come from, None to draw them.
+        resume: never to leave checkpoints that the run has already out of account.
 
     Raises:
+        CheckpointError: What it is to start from cannot be used.
         UsageError: An unknown recipe, field or device, a recipe file that is not strict YAML, or
             values that do not go together.
         DataError: No images, none readable, or fewer than a batch.
@@ -150,20 +163,14 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     workers = _loading_processes(workers, picked, resident=resident)
     found = find_recipe(recipe)
     where = _default_run(found.name, images) if run is None else Path(run)
-    if isinstance(images, str | Path):
-        readers = max(1, workers) * local_processes()
-        images = open_images(images, cache_bytes=0 if resident else CACHE_BYTES // readers)
-    if not isinstance(images, Images):
-        raise UsageError(
-            f"images must be a path or have read() and name(), got a {type(images).__name__}; "
-            "wrap a sequence or a torch Dataset in moco.data.sources.sequence.SequenceImages"
-        )
+    images = _opened(images, workers, resident=resident)
     changes = dict(read_setting(setting) for setting in settings)
     if epochs is not None:
         changes["epochs"] = epochs
-    settled, choices = fitted_recipe(images, found, changes, picked)
+    begun = find_start(start, where, found, changes, resume=resume)
+    settled, choices = begun.recipe_for(images, found, changes, picked)
     _check_images(images, settled)
-    return Plan(
+    plan = Plan(
         images=images,
         recipe=settled,
         choices=choices,
@@ -180,6 +187,20 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         compile_networks=compile_networks,
         resident=_load_resident(images, settled, picked) if resident else None,
     )
+    begins = begun.start(plan.identity(), plan.steps_per_epoch)
+    return replace(plan, start=begins, start_lines=begins.lines if begins else begun.lines())
+
+
+def _opened(images: str | Path | Images, workers: int, *, resident: bool) -> Images:
+    if isinstance(images, str | Path):
+        readers = max(1, workers) * local_processes()
+        images = open_images(images, cache_bytes=0 if resident else CACHE_BYTES // readers)
+    if not isinstance(images, Images):
+        raise UsageError(
+            f"images must be a path or have read() and name(), got a {type(images).__name__}; "
+            "wrap a sequence or a torch Dataset in moco.data.sources.sequence.SequenceImages"
+        )
+    return images
 
 
 def _loading_processes(asked: int | None, device: torch.device, *, resident: bool) -> int:

@@ -20,3 +20,9 @@ def training_step(plan: Plan, contrast: Contrast, optimizer: Optimizer, tell: Te
         accumulate=plan.accumulate,
         fast=FastEncoders(contrast, tell, compiled=plan.compile_networks),
     )
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give every weight this learning rate for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -7,10 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch.optim import Optimizer
 
 from moco.build import build_contrast, build_optimizer
-from moco.checkpoint import Checkpoint
 from moco.contrast import Contrast
 from moco.data.batches import Batch, to_device
 from moco.data.images import Images
@@ -21,15 +19,17 @@ from moco.errors import InterruptedRunError, MocoError, StorageError
 from moco.evaluation.monitor import knn_monitor
 from moco.plan import Plan, make_plan
 from moco.plan_batches import load_plan, watch_over
-from moco.plan_steps import training_step
-from moco.processes import check_same, together
+from moco.plan_steps import set_learning_rate, training_step
+from moco.processes import together
 from moco.progress import Report, SilentReport
 from moco.queue_filling import fill_queue
 from moco.recipe import Recipe
 from moco.run_directory import RunDirectory, State
 from moco.session import Monitor, Session
+from moco.session_start import begin_from, find_start
 from moco.signals import SignalReader
 from moco.specs import BAD_LIMIT, SIGNALS_EVERY_STEPS
+from moco.start.asked import start_asked
 from moco.step_figures import Unread
 from moco.trackers import Tracker, Tracking
 from moco.watchdog import Watch
@@ -55,6 +55,9 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     accumulate: int = 1,
     signals_every: int = SIGNALS_EVERY_STEPS,
     compile_networks: bool = False,
+    start_from: str | Path | None = None,
+    start_as: str = "auto",
+    start_channels: str | None = None,
     resume: str = "auto",
     monitor_train: str | Path | None = None,
     monitor_test: str | Path | None = None,
@@ -83,6 +86,8 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         accumulate: take each batch in so many parts: the same step in less memory.
         signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
         compile_networks: compile the encoders' passes, where that works (docs/speed.md).
+        start_from: what weights begin with, as `moco pretrain --from` takes it, None for chance;
+            `start_as` and `start_channels` are --from-as and --from-channels (docs/start_from.md).
         resume: "auto", or "never" to put an earlier run in this directory aside.
         monitor_train: labelled class folders that vote in a kNN test as training goes on.
         monitor_test: labelled class folders that are voted on.
@@ -110,6 +115,8 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             accumulate=accumulate,
             signals_every=signals_every,
             compile_networks=compile_networks,
+            start=start_asked(start_from, start_as, start_channels),
+            resume=resume,
         )
     )
     monitor = together(
@@ -159,6 +166,8 @@ def train(
                 session.restore(checkpoint)
                 directory.forget_mended(plan.images)
                 report.note(f"going on from step {checkpoint.step} of {plan.steps}")
+            else:
+                begin_from(plan, session)
             report.planned(plan, contrast)
             session.tracking.begin(plan.run, plan.recipe, session.step)
             with shared_cpu(plan.device, plan.workers), watch_over(plan, plan.run) as watch:
@@ -167,26 +176,6 @@ def train(
     finally:
         directory.leave()
     return plan.run
-
-
-def find_start(
-    plan: Plan, directory: RunDirectory, resume: str, report: Report
-) -> Checkpoint | None:
-    """Return the checkpoint to go on from, the same in all processes, None to start from scratch.
-
-    Raises:
-        MocoError: As `RunDirectory.find_checkpoint`, or processes were started differently.
-    """
-    identity = plan.identity()
-    checkpoint = together(lambda: directory.find_checkpoint(identity, resume))
-    check_same("images, recipe or seed", repr(identity))
-    check_same(
-        "device, precision or run directory", f"{plan.device.type} {plan.precision} {plan.run}"
-    )
-    check_same("checkpoints", str(checkpoint and checkpoint.step))
-    for line in directory.notes:
-        report.note(line)
-    return checkpoint
 
 
 @contextmanager
@@ -246,6 +235,7 @@ def run_steps(session: Session, stop: Callable[[], int | None], watch: Watch) ->
 
         # of the next step: the official code moves the key encoder at that step's start
         key_momentum = recipe.key_momentum_at(batch.step + 1, plan.steps_per_epoch)
+        training.holds_backbone = recipe.start.holds_backbone(batch.step, plan.steps_per_epoch)
         figures = training.take(view_a, view_b, image_ids, batch.step, key_momentum)
 
         session.step = batch.step + 1
@@ -288,9 +278,3 @@ def after_step(session: Session, batch: Batch, stop: Callable[[], int | None]) -
             "the same command goes on from there",
             code,
         )
-
-
-def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
-    """Give every weight this learning rate for the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate

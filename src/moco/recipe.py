@@ -18,6 +18,7 @@ from moco.specs import (
     ViewsSpec,
     require,
 )
+from moco.start_spec import StartSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Recipe:
     """How views are made."""
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     """How weights move."""
+    start: StartSpec = field(default_factory=StartSpec)
+    """How it begins with a backbone that was trained before (`moco pretrain --from`)."""
     temperature: float = 0.07
     """tau of Eq. 1."""
     last_temperature: float = 0.0
@@ -111,6 +114,12 @@ class Recipe:
             self.optimizer.schedule != "warmup_cosine" or warmup < epochs,
             f"optimizer.warmup_epochs {warmup:g} leaves nothing of epochs {epochs}; lower it",
         )
+        first = self.start.held_epochs + self.start.rise_epochs
+        require(
+            first <= epochs,
+            f"start.held_epochs and start.rise_epochs take {first:g} of epochs {epochs}; lower "
+            "them",
+        )
 
     @property
     def candidates(self) -> int:
@@ -170,7 +179,8 @@ class Recipe:
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0 over the whole run."""
-        return self.optimizer.rate(step, steps_per_epoch, self.epochs)
+        rate = self.optimizer.rate(step, steps_per_epoch, self.epochs)
+        return rate * self.start.rate_share(step, steps_per_epoch)
 
     def key_momentum_at(self, step: int, steps_per_epoch: int) -> float:
         """Return m of Eq. 2 for a step counted from 0; v3 raises it to 1 (section 4.1)."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from moco import recipe as recipe_module
-from moco import specs
+from moco import specs, start_spec
 from moco.recipe import Recipe
 from moco.recipe_files import field_yaml, flat_fields
+from moco.start_spec import StartSpec
 
 WIDTH = 80
 
@@ -88,7 +89,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 def _help(kind: type) -> dict[str, str]:
     """Return the docstring under each field, which Python itself does not keep."""
-    module = recipe_module if kind is Recipe else specs
+    module = {Recipe: recipe_module, StartSpec: start_spec}.get(kind, specs)
     try:
         tree = ast.parse(inspect.getsource(module))
     except OSError:  # installed without its source

@@ -37,6 +37,7 @@ RUN_FILES = (
     "recipe.yaml",
     "metrics.jsonl",
     "signals.jsonl",
+    "start.json",
     "status.json",
     "skipped.jsonl",
     "skipped_steps.jsonl",

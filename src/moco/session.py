@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from moco.build import take_up_optimizer
 from moco.checkpoint import Checkpoint, Identity
 from moco.contrast import Contrast
 from moco.data.batches import Skipped
@@ -79,7 +80,8 @@ class Session:
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         self.contrast.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.train_state["optimizer"])
+        if "optimizer" in checkpoint.train_state:
+            take_up_optimizer(self.optimizer, checkpoint.train_state["optimizer"])
         if (state := own_random_state(checkpoint.train_state, "cpu")) is not None:
             torch.set_rng_state(state)
         state = own_random_state(checkpoint.train_state, "cuda")

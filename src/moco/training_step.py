@@ -39,6 +39,8 @@ class TrainingStep:
         self._match_views = averaging_gradients(contrast) if accumulate == 1 else None
         self.buffers = KeptBuffers(contrast, beside=contrast.dictionary)
         """What forward passes move by themselves."""
+        self.holds_backbone = False
+        """Whether steps leave the query encoder's backbone as it is, but for running statistics."""
 
     def take(
         self, view_a: Tensor, view_b: Tensor, image_ids: Tensor, step: int, key_momentum: float
@@ -57,6 +59,9 @@ class TrainingStep:
         self.buffers.keep()
         with self._fast.in_use() if self._fast else nullcontext():
             loss, keys, scores = self._backward(view_a, view_b, image_ids, step)
+        if self.holds_backbone:
+            for weight in self.contrast.encoder.backbone.parameters():  # type: ignore[union-attr]
+                weight.grad = None  # which every optimizer takes for a weight that stays
         taken = is_finite_everywhere(loss, self.contrast.parameters())
         step_if(taken, self.optimizer)
         self.contrast.advance(keys, image_ids, key_momentum, taken)

@@ -90,6 +90,7 @@ RECIPES = {
 """Those that a recipe is read from: a file, or a run directory."""
 RUNS = {
     ("pretrain", "run"): ["pretrain", "{photos}", "--epochs", "1", "--run", "{it}"],
+    ("pretrain", "start_from"): ["pretrain", "{photos}", "--run", "{new}", "--from", "{it}"],
     **{(f"evaluate {kind}", "run"): ["evaluate", kind, "{it}", *FOLDERS] for kind in JUDGED},
     ("evaluate label-free", "runs"): ["evaluate", "label-free", "{it}", "--images", "{photos}"],
     ("import", "file"): ["import", "{it}"],

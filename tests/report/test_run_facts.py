@@ -69,3 +69,11 @@ def test_views_of_other_images_than_the_runs_are_called_so(tmp_path: Path, photo
         assert ("not those that run trained on" in html) == is_told
     about.write_text(json.dumps({"image_fingerprint": "another", "seed": 4}))
     assert views_section(read_runs([run]), images) != html  # the run's seed draws its views
+
+
+def test_a_run_that_began_from_a_file_says_so(tmp_path: Path) -> None:
+    begun = {"from": "<x>.pth", "as": "backbone", "sha256": "0123456789abcdef", "step": 0}
+    html = what_was_run(read_runs([made_run(tmp_path / "run", status={"start": begun})]))
+    assert "&lt;x&gt;.pth as backbone, sha256 0123456789ab" in html.replace("<wbr>", "")
+    odd = what_was_run(read_runs([made_run(tmp_path / "odd", status={"start": [3]})]))
+    assert "began from" not in odd

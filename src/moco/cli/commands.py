@@ -26,8 +26,10 @@ from moco.cli.shared_options import (
     add_resident,
     add_resume,
     add_signals_every,
+    add_timeout,
     add_track,
 )
+from moco.cli.start_options import add_start
 from moco.cli.study_options import LISTED_STUDIES, add_study_options
 
 EXIT_CODES = """exit codes:
@@ -94,6 +96,7 @@ def _add_pretrain(commands: Subparsers) -> None:
   moco pretrain 'SHARDS/train-{000..099}.tar'    or a list, zip, Parquet, arrays
   moco pretrain IMAGENET/train --recipe moco-v2  the paper's run
   moco pretrain PHOTOS --recipe mine.yaml --set temperature=0.1
+  moco pretrain PHOTOS --from resnet18.pth       begin with a trained backbone
   torchrun --nproc-per-node 8 -m moco pretrain IMAGENET/train --recipe moco-v1 --run-dir RUN
 
 The run directory holds recipe.yaml, metrics.jsonl, signals.jsonl, status.json and checkpoints/.
@@ -123,14 +126,8 @@ The same command goes on where a stopped run was.""",
     add_resident(command)
     add_accumulate(command)
     add_compile(command)
-    command.add_argument(
-        "--timeout",
-        type=float,
-        default=300.0,
-        metavar="SECONDS",
-        help="how long a loading process, or another process of the run, may let it wait before "
-        "it is given up, by name (default: 300)",
-    )
+    add_timeout(command)
+    add_start(command)
     add_resume(command)
     add_monitor(command)
     add_signals_every(command)

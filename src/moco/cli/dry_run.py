@@ -108,6 +108,7 @@ def forecast_figures(plan: Plan, seen: Rehearsal) -> dict[str, object]:
     """Return the figures, as `--json` has them."""
     rates, machine = seen.rates, seen.machine
     return {
+        **({"start": plan.start.in_short()} if plan.start else {}),
         "steps": plan.steps,
         "images_per_second": round(rates.together, 1),
         "predicted_seconds": round(predicted_seconds(plan, seen), 1),

@@ -10,6 +10,7 @@ from moco.cli.dry_run import show_plan
 from moco.cli.json_file import check_json_path, write_json
 from moco.cli.output import say
 from moco.cli.signals import StopSignals
+from moco.cli.start_options import start_words
 from moco.cli.terminal import TerminalReport
 from moco.device import default_workers, pick_device
 from moco.distributed import rank
@@ -19,6 +20,7 @@ from moco.pretraining import train
 from moco.processes import launched_processes, together
 from moco.run_records import read_lines
 from moco.session import Monitor
+from moco.start.asked import start_asked
 from moco.trackers import Tracker, tracker_named
 
 
@@ -40,7 +42,7 @@ def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
     with StopSignals() as signals:
         train(
             plan,
-            resume="auto" if is_restarted() else arguments.resume,
+            resume=resume_word(arguments),
             monitor=monitor,
             report=TerminalReport(),
             trackers=trackers,
@@ -55,6 +57,11 @@ def run_in_process(arguments: argparse.Namespace) -> dict[str, object]:
 def is_restarted() -> bool:
     """Say whether torchrun started this run again after a failure: then it always goes on."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def resume_word(arguments: argparse.Namespace) -> str:
+    """Return whether checkpoints that are there count."""
+    return "auto" if is_restarted() else str(arguments.resume)
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None, list[Tracker]]:
@@ -79,6 +86,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None, list[T
         accumulate=arguments.accumulate,
         signals_every=arguments.signals_every,
         compile_networks=arguments.compile,
+        start=start_asked(*start_words(arguments)),
+        resume=resume_word(arguments),
     )
     monitor = knn_monitor(
         arguments.monitor_train,
@@ -99,4 +108,11 @@ def final_figures(plan: Plan, seconds: float) -> dict[str, object]:
     """Return the last step's figures, as `--json` has them."""
     rows = read_lines(plan.run / "metrics.jsonl")
     last = rows[-1] if rows else {}
-    return {**last, "steps": plan.steps, "seconds": round(seconds, 1), "run": str(plan.run)}
+    begun = {"start": plan.start.in_short()} if plan.start else {}
+    return {
+        **last,
+        **begun,
+        "steps": plan.steps,
+        "seconds": round(seconds, 1),
+        "run": str(plan.run),
+    }

@@ -152,3 +152,15 @@ def add_signals_every(command: Parser) -> None:
         metavar="N",
         help="steps between readings of the signals of the run's health (default: 50; 0: none)",
     )
+
+
+def add_timeout(command: Parser) -> None:
+    """Let it say how long it waits for those that load or train beside it."""
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long a loading process, or another process of the run, may let it wait before "
+        "it is given up, by name (default: 300)",
+    )

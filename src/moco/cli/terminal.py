@@ -180,6 +180,7 @@ def describe_plan(plan: Plan) -> list[str]:
         sizes = list(dict.fromkeys(map(recipe.image_size_at, range(recipe.epochs))))
         lines.append(f"views grow with the epochs: {', '.join(map(str, sizes))} pixels")
     lines += left_out_lines(plan.images)
+    lines += plan.start_lines
     lines += [f"  {choice.field} = {choice.value}: {choice.reason}" for choice in plan.choices]
     return lines
 

@@ -94,6 +94,7 @@ def facts(run: ReportedRun) -> dict[str, str]:
         "device": _said(status, "device"),
         "precision": _said(status, "precision"),
         "versions": _said(status, "versions"),
+        "began from": _begun(status.get("start")),
         "last written": _said(status, "updated").replace("T", " "),
         "directory": str(run.path),
     }
@@ -164,6 +165,14 @@ def _keys(recipe: Recipe) -> str:
             return "from the encoder itself"
         case "memory_bank":
             return "from a memory bank, one stored vector an image"
+
+
+def _begun(start: object) -> str:
+    """Return where a run began by its status.json, empty where that says nothing."""
+    if not isinstance(start, dict):
+        return ""
+    sha256 = str(start.get("sha256"))[:12]
+    return f"{start.get('from')} as {start.get('as')}, sha256 {sha256}"
 
 
 def _said(values: Mapping[str, Any], name: str, but: object = None) -> str:

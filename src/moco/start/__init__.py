@@ -1,0 +1,1 @@
+"""Where a run's weights come from that do not start random: `moco pretrain --from`."""
