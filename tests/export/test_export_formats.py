@@ -2,13 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from made_sources import changed, made_source, views_of
+from PIL import Image
 from safetensors.torch import load_file
 
+from moco.data.crops import evaluation_view
+from moco.data.views import normalize
 from moco.errors import UsageError
 from moco.export.catalogue import FORMATS, able_formats
 from moco.export.check import WrongExportError
@@ -34,6 +39,12 @@ EQUAL = [
     ("timm", "resnext50_32x8d", {"stage_blocks": TINY}),
     ("timm", "moco_v3_vit_small", {}),
     ("timm", "test_convnext", {}),
+]
+NEAR = [  # whose kernels may round otherwise
+    ("hf", "resnet18", {"stage_blocks": TINY}),
+    ("hf", "resnet50", {"stage_blocks": TINY, "width": 2.0}),
+    pytest.param("hf", "resnet50", {}, marks=pytest.mark.slow),
+    pytest.param("hf", "moco_v3_vit_small", {}, marks=pytest.mark.slow),
 ]
 
 
@@ -69,10 +80,50 @@ def test_the_library_gives_the_same_features(
     assert ours.abs().max() > 0.1  # features that are 0 would be equal, too
 
 
-@pytest.mark.parametrize("to", ["torchvision", "safetensors", "timm"])
+@pytest.mark.parametrize(("to", "backbone", "fields"), NEAR)
+def test_the_library_gives_the_same_features_but_for_rounding(
+    to: str, backbone: str, fields: dict[str, object], tmp_path: Path
+) -> None:
+    source = made_source(backbone, **fields)
+    done = exported(source, to, tmp_path)
+    model = run_card(tmp_path / "out")
+    images = source.images(3)
+    with torch.no_grad():
+        ours, theirs = source.backbone(images), features_of(model(images))
+    assert done.check.difference is not None
+    assert done.check.difference <= 1e-5 * ours.abs().max()
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5 * float(ours.abs().max()))
+
+
+def features_of(answer: Any) -> torch.Tensor:
+    """Return the features in what a library's model answers."""
+    if hasattr(answer, "pooler_output"):
+        return torch.as_tensor(answer.pooler_output.flatten(1))
+    return torch.as_tensor(answer)
+
+
+def test_transformers_prepares_images_as_the_evaluation_does(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    source = made_source("resnet18", views_of(side=64), stage_blocks=TINY)
+    exported(source, "hf", tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out", local_files_only=True)
+    draw = np.random.default_rng(0)
+    rows = draw.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(rows).resize((120, 90), Image.Resampling.BICUBIC)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    pixels = evaluation_view(np.array(image), source.views)
+    ours = normalize(pixels[None], source.views)
+    assert theirs.shape == ours.shape == (1, 3, 64, 64)
+    assert (theirs - ours).abs().max() < 2.1 / 255 / 0.2  # two steps of 8 bits
+
+
+@pytest.mark.parametrize("to", ["torchvision", "safetensors", "timm", "hf"])
 def test_other_channels_stay_as_they_are(to: str, tmp_path: Path) -> None:
     source = made_source("resnet18", views_of(channels=5), stage_blocks=TINY)
-    assert exported(source, to, tmp_path).check.difference == 0
+    done = exported(source, to, tmp_path).check
+    assert done.difference is not None
+    assert done.difference <= 1e-5 * float(done.largest or 0)
 
 
 def test_timm_s_small_vit_has_other_heads_and_would_load_silently_wrong(tmp_path: Path) -> None:
@@ -86,7 +137,7 @@ def test_timm_s_small_vit_has_other_heads_and_would_load_silently_wrong(tmp_path
 
 
 @pytest.mark.parametrize("wrong", WRONGS)
-@pytest.mark.parametrize("to", ["torchvision", "safetensors", "timm"])
+@pytest.mark.parametrize("to", ["torchvision", "safetensors", "timm", "hf"])
 def test_a_wrong_conversion_is_seen(to: str, wrong: str, tmp_path: Path) -> None:
     source = made_source("resnet18", stage_blocks=TINY)
     kind = next(each for each in FORMATS if each.name == to)
@@ -104,6 +155,8 @@ def test_a_wrong_conversion_is_seen(to: str, wrong: str, tmp_path: Path) -> None
         ("torchvision", "moco_v3_vit_small", {}, "no network with the parameters of"),
         ("torchvision", "resnet18", {"width": 2.0}, "wider or narrower"),
         ("torchvision", "resnet18d", {}, "no network with the parameters of"),
+        ("hf", "resnext50_32x8d", {"stage_blocks": TINY}, "not built as"),
+        ("hf", "resnet18", {"stem": "small"}, "no small stem"),
         ("timm", "resnet18", {"width": 2.0}, "first layer or width"),
         ("timm", "resnet18", {"stem": "small"}, "first layer or width"),
         ("timm", "moco_v3_vit_conv_small", {}, "first layer or width"),

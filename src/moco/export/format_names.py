@@ -6,6 +6,7 @@ FORMAT_NAMES = {
     "torchvision": "a .pth state dict for torchvision's ResNets",
     "safetensors": "the same tensors in a file that cannot run code, of any backbone",
     "timm": "a directory for timm.create_model('local-dir:...', pretrained=True)",
+    "hf": "a directory for transformers' AutoModel: its ResNet and ViT",
 }
 """What each is, in few words."""
 UNKNOWN_LICENSE = "unknown"

@@ -35,6 +35,8 @@ class ExportSource:
     """All of a run that goes on from here, None of a file from elsewhere."""
     place: Path | None = None
     """The run's directory, in which evaluations may lie."""
+    dynamic_size: bool = False
+    """A graph is to take images of any height and width."""
     about: str = ""
     """What a file from elsewhere is."""
 
