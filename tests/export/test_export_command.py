@@ -76,6 +76,7 @@ def test_only_an_earlier_export_makes_way(run: Path, tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--to", "tim", "--out", "OUT"], "did you mean timm?"),
+        (["--to", "timm", "--out", "OUT", "--dynamic-size"], "goes with --to onnx"),
         (["--to", "timm", "--out", "OUT", "--license", "free: [x"], "no licence's identifier"),
     ],
 )

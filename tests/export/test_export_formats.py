@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+from export_steps import TINY, WRONGS, exported, features_of, run_card
 from made_sources import changed, made_source, views_of
 from PIL import Image
 from safetensors.torch import load_file
@@ -17,17 +16,8 @@ from moco.data.views import normalize
 from moco.errors import UsageError
 from moco.export.catalogue import FORMATS, able_formats
 from moco.export.check import WrongExportError
-from moco.export.exporting import Exported, export_model
-from moco.export.format_names import FORMAT_NAMES, README
-from moco.export.source import ExportSource
+from moco.export.format_names import FORMAT_NAMES
 
-TINY = (1, 1, 1, 1)
-WRONGS = (
-    "two statistics of a layer swapped",
-    "statistics of two layers swapped",
-    "colours in reverse",
-    "nothing loaded",
-)
 EQUAL = [
     ("torchvision", "resnet18", {}),
     ("torchvision", "resnext50_32x8d", {"stage_blocks": TINY}),
@@ -37,31 +27,17 @@ EQUAL = [
     pytest.param("safetensors", "moco_v3_vit_conv_small", {}, marks=pytest.mark.slow),
     ("timm", "resnet18", {}),
     ("timm", "resnext50_32x8d", {"stage_blocks": TINY}),
-    ("timm", "moco_v3_vit_small", {}),
+    pytest.param("timm", "moco_v3_vit_small", {}, marks=pytest.mark.slow),
     ("timm", "test_convnext", {}),
 ]
 NEAR = [  # whose kernels may round otherwise
-    ("hf", "resnet18", {"stage_blocks": TINY}),
+    pytest.param("hf", "resnet18", {"stage_blocks": TINY}, marks=pytest.mark.slow),
     ("hf", "resnet50", {"stage_blocks": TINY, "width": 2.0}),
+    ("official", "resnet18", {}),
+    pytest.param("official", "resnet50", {}, marks=pytest.mark.slow),
     pytest.param("hf", "resnet50", {}, marks=pytest.mark.slow),
     pytest.param("hf", "moco_v3_vit_small", {}, marks=pytest.mark.slow),
 ]
-
-
-def run_card(folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Run the card's lines in its directory, as they stand there, and return its model."""
-    code = (folder / README).read_text().partition("```python\n")[2].partition("\n```")[0]
-    names: dict[str, object] = {}
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.chdir(folder)
-        exec(compile(code, str(folder / README), "exec"), names)
-    model = names["model"]
-    assert callable(model)
-    return model
-
-
-def exported(source: ExportSource, to: str, folder: Path) -> Exported:
-    return export_model(source, to, folder / "out")
 
 
 @pytest.mark.parametrize(("to", "backbone", "fields"), EQUAL)
@@ -90,16 +66,8 @@ def test_the_library_gives_the_same_features_but_for_rounding(
     images = source.images(3)
     with torch.no_grad():
         ours, theirs = source.backbone(images), features_of(model(images))
-    assert done.check.difference is not None
     assert done.check.difference <= 1e-5 * ours.abs().max()
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5 * float(ours.abs().max()))
-
-
-def features_of(answer: Any) -> torch.Tensor:
-    """Return the features in what a library's model answers."""
-    if hasattr(answer, "pooler_output"):
-        return torch.as_tensor(answer.pooler_output.flatten(1))
-    return torch.as_tensor(answer)
 
 
 def test_transformers_prepares_images_as_the_evaluation_does(tmp_path: Path) -> None:
@@ -122,8 +90,7 @@ def test_transformers_prepares_images_as_the_evaluation_does(tmp_path: Path) -> 
 def test_other_channels_stay_as_they_are(to: str, tmp_path: Path) -> None:
     source = made_source("resnet18", views_of(channels=5), stage_blocks=TINY)
     done = exported(source, to, tmp_path).check
-    assert done.difference is not None
-    assert done.difference <= 1e-5 * float(done.largest or 0)
+    assert done.difference <= 1e-5 * done.largest
 
 
 def test_timm_s_small_vit_has_other_heads_and_would_load_silently_wrong(tmp_path: Path) -> None:
@@ -157,6 +124,13 @@ def test_a_wrong_conversion_is_seen(to: str, wrong: str, tmp_path: Path) -> None
         ("torchvision", "resnet18d", {}, "no network with the parameters of"),
         ("hf", "resnext50_32x8d", {"stage_blocks": TINY}, "not built as"),
         ("hf", "resnet18", {"stem": "small"}, "no small stem"),
+        ("detectron2", "moco_v3_vit_small", {}, "not built as"),
+        ("detectron2", "resnet18", {"stem": "small"}, "7x7"),
+        ("mmdet", "resnet18", {"stem": "small"}, "no small stem"),
+        ("mmdet", "resnext50_32x8d", {"width": 2.0, "stage_blocks": TINY}, "one width"),
+        ("mmpretrain", "moco_v3_vit_conv_small", {}, "not built as"),
+        ("official", "resnet18", {"width": 2.0}, "by name"),
+        ("official", "moco_v3_vit_small", {}, "224 pixels"),
         ("timm", "resnet18", {"width": 2.0}, "first layer or width"),
         ("timm", "resnet18", {"stem": "small"}, "first layer or width"),
         ("timm", "moco_v3_vit_conv_small", {}, "first layer or width"),

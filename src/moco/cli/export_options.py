@@ -34,6 +34,11 @@ def add_export_options(command: Parser) -> None:
         "--out", required=True, type=given_path, metavar="DIR", help="a new directory"
     )
     command.add_argument(
+        "--dynamic-size",
+        action="store_true",
+        help="of onnx and torch-export: let height and width of the images vary",
+    )
+    command.add_argument(
         "--license",
         default=UNKNOWN_LICENSE,
         metavar="ID",

@@ -63,8 +63,9 @@ def _front_matter(source: ExportSource, kind: Format, license_id: str, measures:
 
 def _shapes(source: ExportSource) -> str:
     channels, side = source.views.channels, source.views.evaluation_size
+    size = "height, width" if source.dynamic_size else f"{side}, {side}"
     return (
-        f"It takes images [N, {channels}, {side}, {side}], prepared as below, and gives "
+        f"It takes images [N, {channels}, {size}], prepared as below, and gives "
         f"{source.features:,} features each."
     )
 

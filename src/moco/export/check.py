@@ -28,21 +28,30 @@ class Check:
 
     by: str
     """The library and its version, or whose published names."""
-    difference: float | None
-    """The largest difference of a feature on random images, None where nothing was loaded."""
-    largest: float | None = None
+    difference: float
+    """The largest difference of a feature on random images."""
+    largest: float
     """The largest feature, whatever its sign."""
     keys: int | None = None
-    """How many names and shapes were compared, where nothing was loaded."""
+    """How many names and shapes were compared, where the library is not installed."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the library itself loaded it."""
+        return self.keys is None
 
     @property
     def words(self) -> str:
         """The same as a sentence."""
-        if self.difference is None:
-            return f"{self.keys} names and shapes equal {self.by}; it is not installed here"
-        return (
-            f"loaded by {self.by}: largest difference of a feature {self.difference:.2g} "
+        features = (
+            f"largest difference of a feature {self.difference:.2g} "
             f"(largest feature {self.largest:.2g})"
+        )
+        if self.is_loaded:
+            return f"loaded by {self.by}: {features}"
+        return (
+            f"{self.keys} names and shapes are those that {self.by} publishes, which did not load "
+            f"it here; in a network of ours with these names: {features}"
         )
 
 
@@ -83,8 +92,8 @@ def compare_features(
     return Check(by, difference, largest)
 
 
-def compare_names(written: Shapes, expected: Shapes, by: str) -> Check:
-    """Return that names and shapes are those that a library asks for.
+def compare_names(written: Shapes, expected: Shapes, by: str) -> int:
+    """Return how many names and shapes are those that a library asks for, and no others.
 
     Raises:
         WrongExportError: The first that are not.
@@ -103,7 +112,12 @@ def compare_names(written: Shapes, expected: Shapes, by: str) -> Check:
             f"the export is not as {by} has it: {', '.join(wrong[:MOST_NAMED])}; nothing is kept "
             "of it"
         )
-    return Check(by, None, keys=len(expected))
+    return len(expected)
+
+
+def without_library(keys: int, features: Check) -> Check:
+    """Return a check of names, and of features in a network of ours that has these names."""
+    return Check(features.by, features.difference, features.largest, keys)
 
 
 def forward_of(network: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -18,9 +18,9 @@ def write_state_dict(path: Path, content: Mapping[str, object]) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def write_plain_pickle(path: Path, content: Mapping[str, object]) -> None:
-    """Write a dict of NumPy arrays and plain values; raises OSError."""
-    path.write_bytes(pickle.dumps(dict(content), protocol=4))
+def plain_pickle(content: Mapping[str, object]) -> bytes:
+    """Return the pickle of a dict of NumPy arrays and plain values, the same for equal ones."""
+    return pickle.dumps(dict(content), protocol=4)
 
 
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, object]:

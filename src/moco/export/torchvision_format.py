@@ -63,7 +63,7 @@ def library_version() -> str:
 def build_torchvision(shape: ResNetShape) -> nn.Module:
     """Return torchvision's network of a shape with random weights, without its classifier."""
     with torch.random.fork_rng(devices=[]):
-        name = _name(shape)
+        name = torchvision_name(shape)
         network: Any
         if name:
             network = torchvision.models.get_model(name, weights=None)
@@ -89,7 +89,7 @@ def stem_numbers(shape: ResNetShape) -> tuple[int, int, int]:
 
 def building_lines(shape: ResNetShape) -> list[str]:
     """Return Python that builds the same; it needs torch and torchvision imported."""
-    name = _name(shape)
+    name = torchvision_name(shape)
     if name:
         lines = [f"model = torchvision.models.{name}(weights=None)"]
     else:
@@ -131,7 +131,10 @@ def _shape(source: ExportSource) -> ResNetShape:
     return shape
 
 
-def _name(shape: ResNetShape) -> str:
+def torchvision_name(shape: ResNetShape) -> str:
+    """Return torchvision's name of a network but for its first layer, "" where it has none."""
+    if not shape.has_paper_widths:
+        return ""
     return NAMED.get((shape.block, shape.blocks, shape.groups, shape.group_width), "")
 
 
