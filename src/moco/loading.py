@@ -59,7 +59,20 @@ def load_with_recipe(
     if os.path.lexists(path) and not os.path.isdir(path):
         file = read_foreign(path)
         return _part(encoder_of(file), file.encoder, part), recipe_of(file)
-    checkpoint = _checkpoint_at(Path(path), passed_over)
+    checkpoint = find_checkpoint(Path(path), passed_over)
+    recipe = checkpoint.identity.recipe
+    return _part(stored_encoder(checkpoint, path), recipe.encoder, part), recipe
+
+
+def stored_encoder(checkpoint: Checkpoint, path: str | Path) -> Encoder:
+    """Return a checkpoint's query encoder, on the CPU in eval mode.
+
+    Args:
+        path: what an error calls it.
+
+    Raises:
+        CheckpointError: Its weights are not those of its recipe.
+    """
     recipe = checkpoint.identity.recipe
     weights = {
         name.removeprefix("encoder."): value
@@ -74,7 +87,7 @@ def load_with_recipe(
     except (UsageError, RuntimeError) as error:
         reason = str(error).partition("\n\t")[2].partition("\n")[0] or error
         raise CheckpointError(f"{path} does not fit its own recipe: {reason!s:.300}") from error
-    return _part(encoder, recipe.encoder, part), recipe
+    return encoder.eval()
 
 
 def _part(encoder: Encoder, spec: EncoderSpec, part: Part) -> nn.Module:
@@ -97,7 +110,15 @@ def kept_checkpoints(run: Path) -> list[Path]:
     return found
 
 
-def _checkpoint_at(path: Path, passed_over: list[str] | None) -> Checkpoint:
+def find_checkpoint(path: Path, passed_over: list[str] | None = None) -> Checkpoint:
+    """Return a run's newest checkpoint that verifies, or the one of a checkpoint directory.
+
+    Args:
+        passed_over: receives a line for each newer checkpoint that is damaged.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     if os.path.exists(path / "manifest.json"):
         return load_checkpoint(path)
     checkpoint = load_newest(path, named=passed_over) if os.path.isdir(path) else None

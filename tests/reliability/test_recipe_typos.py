@@ -135,6 +135,7 @@ NEEDED = {
     ("embed",): ["x", "y", "--out", "z.npz"],
     ("compare",): ["x", "--train", "x", "--test", "x"],
     ("report",): ["x"],
+    ("export",): ["x", "--to", "timm", "--out", "y"],
     ("evaluate", "label-free"): ["x", "--images", "x"],
     ("data", "check"): ["x"],
     ("data", "stats"): ["x"],

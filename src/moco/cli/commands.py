@@ -12,6 +12,7 @@ from moco.cli.demo_options import ABOUT_DEMO, add_demo_options
 from moco.cli.doctor_options import ABOUT_DOCTOR, add_doctor_options
 from moco.cli.embed_options import ABOUT_EMBED, add_embed_options
 from moco.cli.evaluate_options import EVALUATIONS
+from moco.cli.export_options import ABOUT_EXPORT, add_export_options
 from moco.cli.import_options import ABOUT_IMPORT, add_import_options
 from moco.cli.parser import Parser, Subparsers, given_path
 from moco.cli.report_options import ABOUT_REPORT, add_report_options
@@ -58,6 +59,7 @@ def build_parser() -> Parser:
     _add_embed(commands)
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_export(commands)
     _add_report(commands)
     _add_data(commands)
     _add_doctor(commands)
@@ -177,6 +179,11 @@ def _add_compare(commands: Subparsers) -> None:
     text = "say which of several networks is better, and whether the data suffice to say so"
     command = _command(commands, "compare", "moco.cli.compare", text, ABOUT_COMPARE)
     add_compare_options(command)
+
+
+def _add_export(commands: Subparsers) -> None:
+    text = "write a backbone for another library, and check it by loading it there"
+    add_export_options(_command(commands, "export", "moco.cli.export", text, ABOUT_EXPORT))
 
 
 def _add_report(commands: Subparsers) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,25 @@ def read_evaluations(given: Sequence[Path], runs: Sequence[ReportedRun]) -> list
             )
         found.append(Evaluation(path.name, kind, figures))
     for run in runs:
-        for path in _beside(run.path):
-            figures = _figures(path) if os.path.realpath(path) not in seen else {}
-            if kind := kind_of(figures):
-                title = f"{run.name}/{path.name}" if len(runs) > 1 else path.name
-                found.append(Evaluation(title, kind, figures))
+        before = f"{run.name}/" if len(runs) > 1 else ""
+        found += evaluations_in(run.path, seen=seen, before=before)
+    return found
+
+
+def evaluations_in(
+    folder: Path, *, seen: Set[str] = frozenset(), before: str = ""
+) -> list[Evaluation]:
+    """Return what the .json files of evaluations in a run's directory say.
+
+    Args:
+        seen: real paths of files that are left out.
+        before: goes before each file's name in its title.
+    """
+    found = []
+    for path in _beside(folder):
+        figures = _figures(path) if os.path.realpath(path) not in seen else {}
+        if kind := kind_of(figures):
+            found.append(Evaluation(before + path.name, kind, figures))
     return found
 
 
@@ -106,7 +120,7 @@ def _scores(found: Sequence[Evaluation]) -> list[str]:
     rows = [
         [each.kind + _detail(each.figures), measure, score, *_made_on(each.figures), each.title]
         for each in found
-        for measure, score in _measured(each)
+        for measure, score in measured(each)
     ]
     if not rows:
         return []
@@ -114,7 +128,7 @@ def _scores(found: Sequence[Evaluation]) -> list[str]:
     return [table(columns, rows), paragraph("Below each score its 95 % interval.", "soft")]
 
 
-def _measured(each: Evaluation) -> list[tuple[str, str]]:
+def measured(each: Evaluation) -> list[tuple[str, str]]:
     """Return the evaluation's measures and scores; of kNN the headline, whatever is best."""
     figures = each.figures
     measure = str(figures.get("measure", "recall_at_1" if each.kind == "retrieval" else "top1"))

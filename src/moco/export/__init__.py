@@ -1,0 +1,1 @@
+"""Backbones for other libraries: files they load, checked by loading them there."""
