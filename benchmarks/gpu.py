@@ -15,20 +15,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from gpu_running import Ended, run_apart, run_here
+from gpu_running import Ended, chip, run_apart, run_here
 
-from moco.benchmark.machine import versions
-from moco.device import processor
+from moco.run_records import read_lines
 
 TINY = (
     *("encoder.backbone=resnet18", "encoder.width=0.125", "encoder.stage_blocks=[1, 1, 1, 1]"),
@@ -64,7 +62,8 @@ PARTS = {
     "loss-1048576": Part(["loss", "--queue", "1048576"], ["--batch", "4", "--queue", "128"], 40),
     "views": Part(["input", "--rounds", "3", "--seconds", "0.5"], [], 60),
 }
-NAMES = [*PARTS, *CIFAR_RECIPES]
+GRAPHS = "cuda-graphs"
+NAMES = [*PARTS, GRAPHS, *CIFAR_RECIPES]
 RESNET50 = "step-resnet50"
 GOALS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], float], float], ...] = (
     ("images/s of our ResNet-50 step", RESNET50, lambda f: rate(f, "ours"), 3500),
@@ -109,7 +108,7 @@ class Runner:
             return {"state": "not run", "reason": f"no time left: --parts {name} runs it alone"}
         if name in CIFAR_RECIPES:
             return self.cifar(name, earlier)
-        return self.bench(name)
+        return self.graphs() if name == GRAPHS else self.bench(name)
 
     def bench(self, name: str) -> dict[str, Any]:
         """Run a benchmark."""
@@ -129,10 +128,37 @@ class Runner:
         found = {"words": " ".join(["moco", *words]), "took": round(ended.seconds, 1)}
         if ended.code == 0:
             figures = json.loads(file.read_text(encoding="utf-8"))
-            return {**found, "state": "done", "figures": figures}
+            said = [line for line in ended.text.splitlines() if "CUDA graph" in line]
+            return {**found, "state": "done", "figures": figures, "said": said}
         reason = ended.text.strip().splitlines()[-1:] or [f"exit code {ended.code}"]
         state = "stopped" if ended.stopped else "failed"
         return {**found, "state": state, "reason": reason[0], "code": ended.code}
+
+    def training(self, images: Path, recipe: str, run: Path) -> list[str]:
+        """Return the words that train on images that fit the device."""
+        options = self.options
+        words = ["pretrain", str(images), "--recipe", recipe, "--run", str(run)]
+        words += ["--device", options.device, "--resident"]
+        return words + ([*TINY_WORDS, "--workers", "0"] if options.tiny else [])
+
+    def graphs(self) -> dict[str, Any]:
+        """Train a little on CIFAR-10 twice, without CUDA graphs and with them."""
+        options = self.options
+        if options.cifar is None:
+            return {"state": "not run", "reason": "it needs --cifar CIFAR10"}
+        found: dict[str, Any] = {"state": "done", "took": 0.0, "figures": {}}
+        for name, more in (("without", []), ("with", ["--cuda-graphs"])):
+            run = options.runs / f"{GRAPHS}-{name}"
+            words = self.training(options.cifar / "train", "cifar10-resnet18", run)
+            words += ["--epochs", "1" if options.tiny else "3", "--resume", "never", *more]
+            part = self.command(words, 60, f"{GRAPHS}-{name}")
+            found["took"] = round(found["took"] + part["took"], 1)
+            if part["state"] != "done":
+                return {**part, "took": found["took"]}
+            rates = [row["images_per_second"] for row in read_lines(run / "metrics.jsonl")]
+            figures = {"images_per_second": median(rates[len(rates) // 3 :]), "said": part["said"]}
+            found["figures"][name] = figures
+        return found
 
     def cifar(self, name: str, earlier: Mapping[str, Any]) -> dict[str, Any]:
         """Train on CIFAR-10, or go on with it, then score the head's features by kNN."""
@@ -141,9 +167,8 @@ class Runner:
             return {"state": "not run", "reason": "it needs --cifar CIFAR10"}
         run = options.runs / name
         train, test = options.cifar / "train", options.cifar / "test"
-        words = ["pretrain", str(train), "--recipe", CIFAR_RECIPES[name], "--run", str(run)]
-        words += ["--device", options.device, "--resident"]
-        words += [*TINY_WORDS, "--epochs", "1", "--workers", "0"] if options.tiny else []
+        words = self.training(train, CIFAR_RECIPES[name], run)
+        words += ["--epochs", "1"] if options.tiny else []
         limit = max(1.0, self.left() - (0 if options.tiny else 40))  # kNN and saving want theirs
         found = self.command(words, limit, name)
         before = earlier.get("figures", {}).get("seconds", 0.0) if run_was_there(earlier) else 0.0
@@ -180,20 +205,6 @@ def tiny_views(work: Path) -> Path:
     path = work / "tiny.yaml"
     path.write_text("base: moco-v2\nviews:\n  image_size: 32\n", encoding="utf-8")
     return path
-
-
-def chip(device: str) -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    found = {"device": device, "device_name": processor(), "versions": versions()}
-    if device == "cuda":
-        found["device_name"] = torch.cuda.get_device_name()
-        found["device_memory"] = torch.cuda.get_device_properties(0).total_memory
-        found["cuda"] = torch.version.cuda
-        if (tool := shutil.which("nvidia-smi")) is not None:
-            asked = "--query-gpu=name,driver_version,clocks.max.sm,clocks.sm,power.limit"
-            done = subprocess.run([tool, asked, "--format=csv"], capture_output=True, text=True)
-            found["nvidia_smi"] = done.stdout.strip()
-    return found
 
 
 def goals_of(parts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,17 +1,23 @@
-"""Running `moco` commands within a limit of time; for `benchmarks/gpu.py`."""
+"""Running `moco` commands within a limit of time, and on what; for `benchmarks/gpu.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+
+from moco.benchmark.machine import versions
 from moco.cli.main import main as moco
+from moco.device import processor
 
 MOCO = [sys.executable, "-m", "moco"]
 STOP_SECONDS = 20.0
@@ -60,3 +66,17 @@ def run_here(words: list[str], _seconds: float) -> Ended:
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = moco(words)
     return Ended(code, time.monotonic() - began, said.getvalue())
+
+
+def chip(device: str) -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    found = {"device": device, "device_name": processor(), "versions": versions()}
+    if device == "cuda":
+        found["device_name"] = torch.cuda.get_device_name()
+        found["device_memory"] = torch.cuda.get_device_properties(0).total_memory
+        found["cuda"] = torch.version.cuda
+        if (tool := shutil.which("nvidia-smi")) is not None:
+            asked = "--query-gpu=name,driver_version,clocks.max.sm,clocks.sm,power.limit"
+            done = subprocess.run([tool, asked, "--format=csv"], capture_output=True, text=True)
+            found["nvidia_smi"] = done.stdout.strip()
+    return found

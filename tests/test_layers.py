@@ -24,6 +24,7 @@ LAYERS = [
     {"recipes", "recipe_files", "small", "contrast", "encoders", "library_models", "watchdog"},
     {"cpu_kernels", "accumulation", "doctor"},
     {"compiling", "health"},
+    {"cuda_graphs"},
     {"fast_encoders"},
     {"training_step"},
     {"checkpoint", "device", "evaluation", "fitting", "recipe_yaml", "recipe_words"},

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from moco.batch_norm import SyncedBatchNorm
 from moco.compiling import CompiledPass, Compiler, Pass, Tell
 from moco.contrast import Contrast
+from moco.cuda_graphs import CapturedPass, reason_against_capturing
 from moco.encoders import Encoder
 
 
@@ -20,12 +21,26 @@ class FastEncoders:
 
     Args:
         compiled: compile them, where that works; `tell` says so, or why not.
+        captured: replay them as CUDA graphs instead, where that works; likewise.
+        accumulate: how many parts a step takes its batch in.
     """
 
-    def __init__(self, contrast: Contrast, tell: Tell, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        contrast: Contrast,
+        tell: Tell,
+        *,
+        compiled: bool = False,
+        captured: bool = False,
+        accumulate: int = 1,
+    ) -> None:
         self._passes: dict[Encoder, Pass] = {}
-        if not compiled:
-            return
+        if compiled:
+            self._compile(contrast, tell)
+        elif captured:
+            self._capture(contrast, tell, accumulate)
+
+    def _compile(self, contrast: Contrast, tell: Tell) -> None:
         if reason := reason_against_compiling(contrast):
             tell(f"not compiled, the run goes on without: {reason}", 0.0)
             return
@@ -33,6 +48,15 @@ class FastEncoders:
         compiler = Compiler(tell, steady=all(each.precision is None for each in named.values()))
         for name, encoder in named.items():
             self._passes[encoder] = CompiledPass(compiler, name, encoder, encoder.embed)
+
+    def _capture(self, contrast: Contrast, tell: Tell, accumulate: int) -> None:
+        if reason := reason_against_capturing(contrast, accumulate):
+            tell(f"no CUDA graphs, the run goes on without: {reason}", 0.0)
+            return
+        for name, encoder in encoders_of(contrast).items():
+            steady = encoder.precision is None
+            run = CapturedPass(tell, name, encoder, encoder.embed, steady=steady)
+            self._passes[encoder] = run
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -63,6 +63,8 @@ class Plan:
     """Steps between readings of the signals; 0 for none."""
     compile_networks: bool = False
     """Compile the encoders' passes, where that works."""
+    cuda_graphs: bool = False
+    """Replay the encoders' passes as CUDA graphs, where that works."""
     start: Start | None = field(default=None, compare=False)
     """Where its weights come from, None where they are drawn."""
     start_lines: tuple[str, ...] = ()
@@ -121,6 +123,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     accumulate: int = 1,
     signals_every: int = SIGNALS_EVERY_STEPS,
     compile_networks: bool = False,
+    cuda_graphs: bool = False,
     start: StartAsked | None = None,
     resume: str = "auto",
 ) -> Plan:
@@ -143,6 +146,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         accumulate: take each batch in so many parts: the same step in less memory.
         signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
         compile_networks: compile the encoders' passes, where that works.
+        cuda_graphs: replay the encoders' passes as CUDA graphs instead, where that works.
         start: where its weights come from, None to draw them.
         resume: never to leave checkpoints that the run has already out of account.
 
@@ -158,8 +162,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
     check_seed(seed)
     check_bad_limit(bad_limit)
     _check_timeout(timeout)
-    if signals_every < 0:
-        raise UsageError(f"signals_every must be from 0, got {signals_every}")
+    _check_steps(signals_every, compiled=compile_networks, captured=cuda_graphs)
     workers = _loading_processes(workers, picked, resident=resident)
     found = find_recipe(recipe)
     where = _default_run(found.name, images) if run is None else Path(run)
@@ -185,6 +188,7 @@ def make_plan(  # noqa: PLR0913  one for each option of the command
         accumulate=accumulate,
         signals_every=signals_every,
         compile_networks=compile_networks,
+        cuda_graphs=cuda_graphs,
         resident=_load_resident(images, settled, picked) if resident else None,
     )
     begins = begun.start(plan.identity(), plan.steps_per_epoch)
@@ -201,6 +205,13 @@ def _opened(images: str | Path | Images, workers: int, *, resident: bool) -> Ima
             "wrap a sequence or a torch Dataset in moco.data.sources.sequence.SequenceImages"
         )
     return images
+
+
+def _check_steps(signals_every: int, *, compiled: bool, captured: bool) -> None:
+    if signals_every < 0:
+        raise UsageError(f"signals_every must be from 0, got {signals_every}")
+    if compiled and captured:
+        raise UsageError("compiled networks are not captured; leave out --compile or --cuda-graphs")
 
 
 def _loading_processes(asked: int | None, device: torch.device, *, resident: bool) -> int:

@@ -18,7 +18,13 @@ def training_step(plan: Plan, contrast: Contrast, optimizer: Optimizer, tell: Te
         optimizer,
         loss_scale=plan.recipe.loss_scale,
         accumulate=plan.accumulate,
-        fast=FastEncoders(contrast, tell, compiled=plan.compile_networks),
+        fast=FastEncoders(
+            contrast,
+            tell,
+            compiled=plan.compile_networks,
+            captured=plan.cuda_graphs,
+            accumulate=plan.accumulate,
+        ),
     )
 
 

@@ -55,6 +55,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
     accumulate: int = 1,
     signals_every: int = SIGNALS_EVERY_STEPS,
     compile_networks: bool = False,
+    cuda_graphs: bool = False,
     start_from: str | Path | None = None,
     start_as: str = "auto",
     start_channels: str | None = None,
@@ -86,6 +87,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
         accumulate: take each batch in so many parts: the same step in less memory.
         signals_every: steps between readings of the signals (docs/signals.md); 0 for none.
         compile_networks: compile the encoders' passes, where that works (docs/speed.md).
+        cuda_graphs: replay them as CUDA graphs instead, where that works (docs/speed.md).
         start_from: what weights begin with, as `moco pretrain --from` takes it, None for chance;
             `start_as` and `start_channels` are --from-as and --from-channels (docs/start_from.md).
         resume: "auto", or "never" to put an earlier run in this directory aside.
@@ -115,6 +117,7 @@ def pretrain(  # noqa: PLR0913  one for each option of the command
             accumulate=accumulate,
             signals_every=signals_every,
             compile_networks=compile_networks,
+            cuda_graphs=cuda_graphs,
             start=start_asked(start_from, start_as, start_channels),
             resume=resume,
         )

@@ -53,6 +53,10 @@ def test_all_parts_run_and_are_written(
     assert figures["parts"]["loss-1048576"]["figures"]["queue_size"] == 128
     assert 0 <= figures["parts"]["cifar10"]["figures"]["knn"]["top1"] <= 1
     assert figures["parts"]["cifar10-symmetric"]["figures"]["seconds"] > 0
+    graphs = figures["parts"]["cuda-graphs"]["figures"]
+    assert all(graphs[name]["images_per_second"] > 0 for name in ("without", "with"))
+    assert not graphs["without"]["said"]
+    assert "the device is cpu" in graphs["with"]["said"][0]
     goals = {goal["goal"]: goal for goal in figures["goals"]}
     assert len(goals) == len(gpu.GOALS)
     assert all(goal["met"] is (goal["found"] >= goal["least"]) for goal in goals.values())

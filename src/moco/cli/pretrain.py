@@ -86,6 +86,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Plan, Monitor | None, list[T
         accumulate=arguments.accumulate,
         signals_every=arguments.signals_every,
         compile_networks=arguments.compile,
+        cuda_graphs=arguments.cuda_graphs,
         start=start_asked(*start_words(arguments)),
         resume=resume_word(arguments),
     )

@@ -91,12 +91,18 @@ def add_accumulate(command: Parser) -> None:
 
 
 def add_compile(command: Parser) -> None:
-    """Let it compile the networks."""
+    """Let it compile the networks, or replay them."""
     command.add_argument(
         "--compile",
         action="store_true",
         help="compile the networks' passes before the first step, where that works; where not, the "
         "run goes on without and says why (docs/speed.md)",
+    )
+    command.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="replay the networks' passes as CUDA graphs, where that works; where not, the run "
+        "goes on without and says why (docs/speed.md; not tried on a GPU yet)",
     )
 
 
