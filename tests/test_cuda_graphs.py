@@ -24,6 +24,7 @@ from moco.plan import make_plan
 from moco.recipe import Recipe
 from moco.recipe_files import set_fields
 from moco.recipes import RECIPES
+from moco.run_records import read_lines
 from moco.training_step import TrainingStep
 
 IMAGES, STEPS = 16, 4
@@ -333,3 +334,19 @@ def test_on_a_gpu_steps_of_replayed_passes_are_the_steps(
     state, told = trained(recipe, captured=True, device="cuda", exact=False)
     assert all(ON in line for line in told), told
     assert_equal(plain, state, 1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_a_run_captures_beside_loading_processes(
+    photos: Path, tiny_settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [word for one in tiny_settings for word in ("--set", one)]
+    command = ["pretrain", str(photos), "--recipe", "moco-v2", "--device", "cuda", *settings]
+    command += ["--workers", "2", "--precision", "float32", "--epochs", "2"]
+    for run, more in (("plain", []), ("captured", ["--cuda-graphs"])):
+        assert main([*command, "--run", str(tmp_path / run), *more]) == 0
+        assert capsys.readouterr().out.count(ON) == 2 * len(more)
+    rows = [read_lines(tmp_path / run / "metrics.jsonl") for run in ("plain", "captured")]
+    for one, other in zip(*rows, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-2)
