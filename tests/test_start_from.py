@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from made_runs import RECIPE, made_run
 from torch import Tensor
@@ -503,3 +504,18 @@ def test_what_a_file_leaves_open_is_as_the_recipe_has_it(
         assert (found.recipe.encoder.stem, found.recipe.encoder.width) == ("strided", 0.125)
     with pytest.raises(UsageError, match=r"here that is --set encoder.stem=STEM"):
         plan(tmp_path / "x.pth")  # whose first convolution is 7x7
+
+
+@pytest.mark.parametrize("name", ["test_vit", "convnext_atto"])
+def test_a_model_of_timm_is_named_with_its_file(
+    name: str, plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    model = timm.create_model(name, pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    found = plan(f"timm:{name}@{tmp_path / 'x.pth'}", recipe="small")
+    assert found.recipe.encoder.backbone == name
+    assert found.start is not None
+    assert found.start.backbone is not None
+    for tensor, value in found.start.backbone.items():
+        assert torch.equal(value, model.state_dict()[tensor])
+    assert (found.recipe.views.image_size == 160) == (name == "test_vit")
