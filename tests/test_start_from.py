@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -271,10 +272,20 @@ def test_a_damaged_record_of_the_start_is_told(
 ) -> None:
     with pytest.raises(InterruptedRunError):
         train(plan(left[0]), stop=stopped_after(2))
-    for content in ("", "[]", '{"from": 3}', '{"from": "x", "as": "y", "about": "", "fields": {}}'):
-        (tmp_path / "run" / "start.json").write_text(content)
+    path = tmp_path / "run" / "start.json"
+    whole = json.loads(path.read_text())
+    odd = [{**whole, "fields": {"a.b": 1}}, {**whole, "step": 1e999}, {**whole, "from": 3}, [], {}]
+    for content in ("", "[" * 100_000, *map(json.dumps, odd)):
+        path.write_text(content)
         with pytest.raises(CheckpointError, match="start again with --resume never"):
             plan()
+    path.write_text(json.dumps({**whole, "fields": {"start.held_epochs": "x"}}))
+    with pytest.raises(UsageError, match=r"start\.held_epochs must be a number"):
+        plan()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="no ordinary file"):
+        plan()
 
 
 def made_backbone(channels: int, recipe: Recipe, at: Path) -> dict[str, Tensor]:
