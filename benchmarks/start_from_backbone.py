@@ -47,8 +47,7 @@ WARM_UPS = {"none": (0, 0), "rise": (0, 1), "held": (1, 0), "held, rise": (1, 1)
 RUNS = [
     *(("small", 1.0, warm_up) for warm_up in WARM_UPS),
     *(("small", 0.1, warm_up) for warm_up in ("none", "held, rise")),
-    *(("sgd", 1.0, warm_up) for warm_up in WARM_UPS),
-    *(("sgd", 0.1, warm_up) for warm_up in ("none", "held, rise")),
+    *(("sgd", share, warm_up) for share in (1.0, 0.1) for warm_up in ("none", "held, rise")),
 ]
 """Recipe, share of its learning rate, warm-up."""
 

@@ -17,6 +17,7 @@ from moco.dictionaries import Queue
 from moco.doctor.diagnosis import diagnose, diagnose_run
 from moco.doctor.signs import WATCHED_STEPS
 from moco.health import HealthWatch, sign_of_a_still_queue
+from moco.info_nce import NO_IMAGE
 from moco.plan import Plan, make_plan
 from moco.progress import SilentReport
 from moco.recipe_files import set_fields
@@ -187,3 +188,11 @@ def test_a_continued_run_remembers_what_was_seen(
     pretraining.train(replace(longer, signals_every=8))
     assert heard[len(first) : 2 * len(first)] == first
     assert min(heard[2 * len(first) :]) > max(first)
+
+
+def test_a_queue_that_began_with_keys_of_another_run_is_no_still_one() -> None:
+    queue = Queue(8, 4)
+    queue.image_ids.fill_(torch.iinfo(torch.int64).max)
+    assert sign_of_a_still_queue(queue, 2) is None
+    queue.image_ids.fill_(NO_IMAGE)
+    assert sign_of_a_still_queue(queue, 2) is not None

@@ -13,6 +13,8 @@ from torch import Tensor
 from moco.checkpoint import Checkpoint
 from moco.errors import CheckpointError, StorageError, storage_remedy
 from moco.plain_files import read_small, write_own
+from moco.recipe import Recipe
+from moco.recipe_files import field_names
 
 NAME = "start.json"
 MOST_BYTES = 1 << 20
@@ -88,6 +90,8 @@ def recalled_start(run: Path) -> Start | None:
         texts = [word, kind, about, sha256]
         if not all(isinstance(text, str) for text in texts) or not isinstance(fields, dict):
             raise ValueError("values of other types than a run writes")
+        if unknown := [name for name in fields if name not in set(field_names(Recipe))]:
+            raise ValueError(f"a recipe has no field {unknown[0]:.80}")
         return Start(word, kind, about, sha256, int(step), fields)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(

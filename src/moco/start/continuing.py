@@ -16,11 +16,12 @@ from moco.errors import CheckpointError, UsageError
 from moco.foreign.official_names import official_tensors
 from moco.foreign.official_optimizer import own_optimizer_state
 from moco.foreign.official_state import IMAGE_IDS, KEYS, NEXT_SLOT
-from moco.info_nce import NO_IMAGE
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_difference
 from moco.start.origin import Origin, Whole
 
+STRANGE_IMAGE = torch.iinfo(torch.int64).max
+"""Id of a key of an image that is none of ours: a negative for every query, and no random row."""
 MOMENTA = {"sgd": "momentum_buffer", "adamw": "exp_avg", "lars": "velocity"}
 """What each optimizer keeps of a weight."""
 
@@ -99,7 +100,7 @@ def _model(whole: Whole, recipe: Recipe, word: str) -> tuple[dict[str, Tensor], 
             "and encoder.dim as the file has them"
         )
     model[KEYS] = keys.to(KEY_PRECISIONS[recipe.dictionary.key_precision])
-    model[IMAGE_IDS] = torch.full((size,), NO_IMAGE)  # keys of images that nobody knows here
+    model[IMAGE_IDS] = torch.full((size,), STRANGE_IMAGE)
     model[NEXT_SLOT] = whole.model[NEXT_SLOT].reshape(()).to(torch.int64) % size
     return model, f", the queue's {size:,} keys and its next slot"
 

@@ -19,6 +19,8 @@ from moco.start.channels import first_layer, mapped_filters
 from moco.start.origin import Origin
 from moco.start_spec import StartSpec
 
+RESIZE = "views.evaluation_resize"
+"""At least the size that is cut out of it; else it is the recipe's own affair."""
 HELD_EPOCHS, RISE_EPOCHS = 1.0, 1.0
 MOST_SHOWN = 4
 MOST_SHARE = 0.1
@@ -40,6 +42,7 @@ def network_fields(origin: Origin) -> dict[str, Any]:
     if any("pos_embed" in name for name in origin.backbone):
         side = origin.views.image_size
         fields |= {"views.image_size": side, "views.evaluation_size": side}
+        fields[RESIZE] = max(side, origin.views.evaluation_resize)
     whole = origin.whole
     if whole is None:
         return fields
@@ -63,7 +66,11 @@ def check_network(origin: Origin, recipe: Recipe) -> None:
         UsageError: The fields, and how to set them.
     """
     own = flat_fields(recipe)
-    wrong = {name: value for name, value in network_fields(origin).items() if own[name] != value}
+    wrong = {
+        name: value
+        for name, value in network_fields(origin).items()
+        if own[name] != value and name != RESIZE
+    }
     if not wrong:
         return
     told = ", ".join(

@@ -186,11 +186,13 @@ def _read(path: Path, hints: Hints) -> ForeignWeights:
     """Read a file; what it leaves open is as the recipe has it, and nothing else is."""
     try:
         return read_foreign(path)
-    except UsageError as error:
+    except (UsageError, CheckpointError) as error:
         # a backbone's name says less than the file's shapes do: only if it must
         for backbone in dict.fromkeys((None, hints.backbone)):
             with suppress(UsageError, CheckpointError):
                 return read_foreign(path, backbone=backbone, stem=hints.stem)
+        if isinstance(error, CheckpointError):
+            raise
         raise UsageError(
             f"{error}; here that is --set encoder.stem=STEM or --set encoder.backbone=NAME"
         ) from error
