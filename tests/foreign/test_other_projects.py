@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import official_files as made
 import pytest
 import timm
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from moco.errors import CheckpointError, UsageError
 from moco.foreign import read_foreign
+from moco.foreign.architecture import find_transformer
+from moco.vision_transformer import sin_cos_positions
 
 
 @pytest.fixture
@@ -332,6 +335,7 @@ def test_the_official_detection_file_is_read_without_unpickling(
     network.fc = nn.Identity()
     made.stirred(network)
     arrays = {detectron2_name(name): of.numpy() for name, of in network.state_dict().items()}
+    arrays["res2.0.conv1.weight"] = np.asfortranarray(arrays["res2.0.conv1.weight"])
     arrays["stem.fc.0.weight"] = torch.ones(2, 2).numpy()
     file = tmp_path / "moco.pkl"
     content = {"model": arrays, "__author__": "MOCO", "matching_heuristics": True}
@@ -355,3 +359,24 @@ def test_kind_that_is_told_must_fit(tmp_path: Path) -> None:
         read_foreign(file, kind="resnet")
     with pytest.raises(CheckpointError, match="is no file that moco import --out wrote"):
         read_foreign(file, kind="moco")
+
+
+def test_a_wider_transformer_has_as_many_heads_everywhere() -> None:
+    """Base: 12 in MoCo v3 and timm; which of the two it is called shows in its positions."""
+    with torch.device("meta"):
+        base = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
+        large = timm.create_model("vit_large_patch16_224", num_classes=0).state_dict()
+    assert find_transformer({**base, "pos_embed": torch.ones(1, 197, 768)}, "") == (
+        "vit_base_patch16_224"
+    )
+    positions = {"pos_embed": sin_cos_positions(14, 14, 768)}
+    assert find_transformer({**base, **positions}, "") == "moco_v3_vit_base"
+    assert find_transformer({**large, "pos_embed": torch.ones(1, 197, 1024)}, "") == (
+        "vit_large_patch16_224"
+    )
+
+
+def test_a_file_of_a_checkpoint_directory_names_it(tmp_path: Path) -> None:
+    save_file({"encoder.backbone.conv1.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="checkpoint of moco; name its directory"):
+        read_foreign(tmp_path / "model.safetensors")

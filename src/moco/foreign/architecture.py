@@ -144,9 +144,10 @@ def find_transformer(tensors: Mapping[str, Tensor], heads: Literal["moco", "timm
     has_stem = any(name.startswith("patch_embed.proj.0.") for name in shapes)
     moco = _moco_vit(width, depth, has_stem)
     timm = TIMM_VITS.get(width) if depth == (24 if width == 1024 else 12) and not has_stem else None
-    is_moco = bool(moco) and (heads == "moco" or has_stem or width == SURE_WIDTH)
-    if is_moco and moco:
+    if moco and (heads == "moco" or has_stem):
         return moco
+    if moco and timm and width == SURE_WIDTH:  # the same network; training moves timm's positions
+        return moco if has_fixed_positions(tensors) else timm
     if timm and (heads == "timm" or width > SURE_WIDTH):
         return timm
     names = [name for name in (moco, timm) if name]
