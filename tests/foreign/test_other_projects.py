@@ -376,6 +376,13 @@ def test_a_wider_transformer_has_as_many_heads_everywhere() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["SimSiam R18.pth.tar", "größer.pt", "x"])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    """torch.save calls the folder inside the file by the file's name."""
+    torch.save(made.torchvision_resnet().state_dict(), tmp_path / name)
+    assert read_foreign(tmp_path / name).encoder.backbone == "resnet18"
+
+
 def test_a_file_of_a_checkpoint_directory_names_it(tmp_path: Path) -> None:
     save_file({"encoder.backbone.conv1.weight": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="checkpoint of moco; name its directory"):
