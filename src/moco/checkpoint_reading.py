@@ -143,7 +143,7 @@ def pickle_in(file: BinaryIO, most_bytes: int) -> bytes:
         members = archive.infolist()
         names = {member.filename.lower() for member in members}  # torch's reader ignores case
         pickle = f"{members[0].filename.partition('/')[0]}/data.pkl" if members else ""
-        if len(names) < len(members) or pickle not in names:
+        if len(names) < len(members) or pickle.lower() not in names:
             raise ValueError("its members are not those that torch writes")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members) or size < sum(
             member.file_size for member in members

@@ -19,8 +19,8 @@ import torchvision
 from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
-from moco.checkpoint_reading import read_train_state, read_weights
 from moco.errors import CheckpointError, UsageError
+from moco.inert_reading import NOTES, read_inert
 from moco.specs import ViewsSpec
 
 Library = Literal["timm", "torchvision"]
@@ -161,15 +161,16 @@ def _load(network: nn.Module, file: Path, classifier: Sequence[str], title: str)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by name, out of what a training script put around it."""
-    if file.suffix.lower() == ".safetensors":
-        return read_weights(file)
-    state = read_train_state(file, of_modules=True)
+    """Return the tensors of a state dict by name, out of what a training script put around it.
+
+    Of any age: torchvision's own files of before 1.6 have torch's old layout.
+    """
+    state = read_inert(file)
+    state.pop(NOTES, None)
     for name in WRAPPERS:
-        inner = dict.get(state, name)  # dict's own: a file can put another `get` into its dicts
+        inner = state.get(name)
         if isinstance(inner, dict):
             state = inner
-    state = dict(dict.items(state))
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{file.name}: '{odd[0]!s:.80}' is no tensor")
     names = [str(name) for name in state]

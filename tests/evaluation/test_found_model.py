@@ -299,10 +299,8 @@ def test_a_run_may_still_have_no_attributes_in_its_state(tmp_path: Path) -> None
         read_train_state(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize(("method", "is_read"), [("get", True), ("items", True), ("values", False)])
-def test_a_file_may_not_replace_what_its_dicts_do(
-    method: str, is_read: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("method", ["get", "items", "values"])
+def test_a_file_may_not_replace_what_its_dicts_do(method: str, tmp_path: Path) -> None:
     state: Any = timm.create_model("test_resnet").state_dict()
     state.__dict__["x" * len(method)] = "text"
     torch.save(state, tmp_path / "x.pth")
@@ -312,12 +310,11 @@ def test_a_file_may_not_replace_what_its_dicts_do(
         for name, value in content.items():
             archive.writestr(name, value.replace(b"x" * len(method), method.encode()))
     word = f"timm:test_resnet@{tmp_path / 'y.pth'}"
-    if is_read:
-        assert (
-            find_model(word).encoder == find_model(f"timm:test_resnet@{tmp_path / 'x.pth'}").encoder
-        )
-    else:  # its tensors cannot be counted
-        assert "cannot be read" in refused(word, CheckpointError)
+    plain = find_model(f"timm:test_resnet@{tmp_path / 'x.pth'}")
+    assert find_model(word).encoder == plain.encoder
+    # what torch wrote before 1.6, as torchvision's older files are
+    torch.save(state, tmp_path / "y.pth", _use_new_zipfile_serialization=False)
+    assert find_model(word).encoder == plain.encoder
 
 
 class Runs:

@@ -135,6 +135,7 @@ def test_the_command_offers_every_kind() -> None:
     assert set(KINDS) == {"auto", *Kind.__args__}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_other_commands_take_a_file(class_folders: Path, tmp_path: Path) -> None:
     file = made.save(tmp_path / "model_last.pth", made.notebook_state(made.notebook_network()))
     pair = ["--train", str(class_folders / "train"), "--test", str(class_folders / "test")]

@@ -120,7 +120,7 @@ def test_v3_resnet_with_head_and_predictor(tmp_path: Path) -> None:
     [
         (384, 12, False, "moco_v3_vit_small"),
         pytest.param(768, 12, False, "moco_v3_vit_base", marks=pytest.mark.slow),
-        (384, 11, True, "moco_v3_vit_conv_small"),
+        pytest.param(384, 11, True, "moco_v3_vit_conv_small", marks=pytest.mark.slow),
     ],
 )
 def test_v3_transformers_have_12_heads(

@@ -63,12 +63,10 @@ def find_resnet(tensors: Mapping[str, Tensor], stem: Stem | None) -> EncoderSpec
         UsageError: The stem is not told.
     """
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    blocks: Counter[int] = Counter()
-    for name in shapes:
-        if place := re.match(r"layer([1-4])\.(\d{1,3})\.", name):
-            stage = int(place[1])
-            blocks[stage] = max(blocks[stage], int(place[2]) + 1)
-    counts = tuple(blocks[stage] for stage in (1, 2, 3, 4))
+    # as many as there are, whatever their numbers: one of number 999 must not make 1,000
+    blocks = {place[0] for name in shapes if (place := re.match(r"layer[1-4]\.\d+\.", name))}
+    stages = Counter(int(block[len("layer")]) for block in blocks)
+    counts = tuple(stages[stage] for stage in (1, 2, 3, 4))
     is_deep = any(name.endswith(".conv3.weight") for name in shapes)
     width = _commonest(
         shapes[name][0] / 2.0 ** (int(name[5]) - 1) / (256 if is_deep else 64)
@@ -137,16 +135,14 @@ def find_transformer(tensors: Mapping[str, Tensor], heads: Literal["moco", "timm
             if re.search(r"\.norm[12]\.", name) and len(shape) == 1
         )
     )
-    depth = 1 + max(
-        (int(name.split(".")[1]) for name in shapes if re.match(r"blocks\.\d{1,3}\.", name)),
-        default=-1,
-    )
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     has_stem = any(name.startswith("patch_embed.proj.0.") for name in shapes)
     moco = _moco_vit(width, depth, has_stem)
     timm = TIMM_VITS.get(width) if depth == (24 if width == 1024 else 12) and not has_stem else None
-    is_moco = bool(moco) and (heads == "moco" or has_stem or width == SURE_WIDTH)
-    if is_moco and moco:
+    if moco and (heads == "moco" or has_stem):
         return moco
+    if moco and timm and width == SURE_WIDTH:  # the same network; training moves timm's positions
+        return moco if has_fixed_positions(tensors) else timm
     if timm and (heads == "timm" or width > SURE_WIDTH):
         return timm
     names = [name for name in (moco, timm) if name]

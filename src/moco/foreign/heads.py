@@ -55,5 +55,5 @@ def our_queue(queue: Tensor, dim: int) -> Tensor | None:
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str, default: int) -> int:
-    value = tensors.get(name)
-    return int(value.shape[0]) if value is not None and value.ndim == 2 and len(value) else default
+    value = tensors.get(name)  # an empty one can claim any number of rows
+    return len(value) if value is not None and value.ndim == 2 and value.numel() else default

@@ -240,20 +240,17 @@ def _settle_heads(
         is_key = part == "key_head" and found.layout.is_official and found.part("head")
         if not found.part(part) and not (is_key and found.part("key_backbone")):
             continue
-        if part == "predictor":
-            asked = with_predictor(with_all, found.part(part))
-        else:
-            found.tensors[part] = plain_linear(found.part(part))
-            asked = with_head(with_all, found.part("head"), features)
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            network = (
-                build_predictor(asked, features)
-                if part == "predictor"
-                else build_head(asked, features)
-            )
         try:
+            if part == "predictor":
+                asked = with_predictor(with_all, found.part(part))
+            else:
+                found.tensors[part] = plain_linear(found.part(part))
+                asked = with_head(with_all, found.part("head"), features)
+            build = build_predictor if part == "predictor" else build_head
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                network = build(asked, features)
             found.check(part, cast(nn.Module, network), title)
-        except CheckpointError:
+        except (CheckpointError, UsageError):
             if found.layout.is_official:
                 raise
             found.leave_out(part)

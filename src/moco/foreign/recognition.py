@@ -127,6 +127,8 @@ def recognise(contents: Contents, kind: Kind | None, *, is_named: bool) -> Layou
         known = [layout for _, layout in layouts.MARKS if layout.kind == kind]
         fitting = [layout for layout in known if layout == shown]
         return (fitting or known)[0]
+    if any(name.startswith("encoder.backbone.") for name in contents.tensors):
+        raise CheckpointError("is one file of a checkpoint of moco; name its directory")
     if is_named and contents.tensors:
         return layouts.TIMM
     raise CheckpointError(
