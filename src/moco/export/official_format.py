@@ -83,7 +83,8 @@ def check(source: ExportSource, folder: Path) -> Check:
             f"the official scripts would miss or not know {', '.join(wrong[:3])}; nothing is kept "
             "of it"
         )
-    by = f"the official scripts' rules into {library_version()}"
+    is_vit = source.encoder.backbone in MOCO_V3_VITS
+    by = f"the official scripts' rules, {'a ViT of ours' if is_vit else library_version()}"
     return compare_features(source, forward_of(network), by)
 
 
