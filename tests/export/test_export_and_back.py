@@ -11,13 +11,16 @@ from export_steps import exported
 from made_sources import made_source
 from torch import nn
 
+import moco
 from moco.cli.main import main
 from moco.encoders import build_head
 from moco.errors import UsageError
 from moco.export.exporting import export_model
 from moco.export.source import ExportSource, read_source
 from moco.foreign.models import encoder_of
+from moco.foreign.official_state import from_official
 from moco.foreign.reading import read_foreign
+from moco.loading import find_checkpoint
 
 
 def with_head() -> ExportSource:
@@ -66,6 +69,41 @@ def test_a_file_of_another_project_goes_out(tmp_path: Path) -> None:
     assert again.features == source.features
     for name, value in source.state.items():
         assert torch.equal(again.state[name], value), name
+
+
+def test_a_run_goes_out_whole_and_comes_back_to_the_bit(photos: Path, tmp_path: Path) -> None:
+    settings = [
+        *("encoder.backbone=resnet18", "batch_size=32", "dictionary.size=48", "epochs=1"),
+        *("views.image_size=32", "views.evaluation_size=32", "views.evaluation_resize=32"),
+        "batch_norm_groups=2",
+    ]
+    run = tmp_path / "run"
+    moco.pretrain(
+        photos,
+        recipe="moco-v2",
+        run=run,
+        settings=settings,
+        device="cpu",
+        workers=0,
+        signals_every=1000,
+    )
+    before = find_checkpoint(run)
+    assert main(["export", str(run), "--to", "official", "--out", str(tmp_path / "out")]) == 0
+    file = tmp_path / "out" / "checkpoint.pth.tar"
+    content = torch.load(file, weights_only=True)
+    assert "module.queue" in content["state_dict"]
+    after = from_official(content)
+    assert after.step == before.step == 2
+    assert after.identity == before.identity
+    assert set(after.model) == set(before.model)
+    for name, value in before.model.items():
+        assert torch.equal(after.model[name], value), name
+    momenta = [
+        [state["momentum_buffer"] for state in each.train_state["optimizer"]["state"].values()]
+        for each in (before, after)
+    ]
+    assert len(momenta[0]) == len(momenta[1]) > 60
+    assert all(torch.equal(one, two) for one, two in zip(*momenta, strict=True))
 
 
 @pytest.mark.slow
