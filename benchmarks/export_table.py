@@ -4,7 +4,8 @@
 
 Makes each backbone with random weights and random batch norm, statistics too (of a fresh network
 many tensors are equal, and swapped ones would not show). Writes it by each format of `moco export`
-to a place that is removed again, has the library load it, and compares features of random images.
+to a place that is removed again, has the library load it, and compares features of random images;
+then reads the file as a stranger's (`moco import`) and compares again.
 FOLDER keeps a JSON file for each backbone; the table of all that are there is printed as Markdown.
 """
 
@@ -23,11 +24,17 @@ import torch
 from torch import nn
 
 from moco.encoders import build_backbone
+from moco.errors import MocoError
 from moco.export.catalogue import FORMATS
+from moco.export.check import compare_features
 from moco.export.exporting import export_model
 from moco.export.source import ExportSource
+from moco.foreign.models import encoder_of
+from moco.foreign.reading import read_foreign
 from moco.specs import EncoderSpec, ViewsSpec
 
+READABLE = (".pth", ".pth.tar", ".safetensors")
+"""What `moco import` takes."""
 BACKBONES = {
     "R18": EncoderSpec(backbone="resnet18"),
     "R34": EncoderSpec(backbone="resnet34"),
@@ -54,6 +61,7 @@ def measured(title: str, side: int) -> dict[str, Any]:
     """Return what each format makes of a backbone."""
     source = made(BACKBONES[title], side)
     rows: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for each in FORMATS:
         reason = each.refusal(source)
         if reason:
@@ -62,6 +70,9 @@ def measured(title: str, side: int) -> dict[str, Any]:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as place:
             done = export_model(source, each.name, Path(place) / "out")
+            file = next((name for name in done.files if name.endswith(READABLE)), None)
+            if file is not None:
+                read[each.name] = read_back(source, Path(place) / "out" / file)
         rows[each.name] = {
             "largest_difference": done.check.difference,
             "largest_feature": done.check.largest,
@@ -71,7 +82,7 @@ def measured(title: str, side: int) -> dict[str, Any]:
             "bytes": sum(done.files.values()),
             "seconds": round(time.perf_counter() - began, 1),
         }
-        print(f"{title} {each.name}: {done.check.words}", flush=True)
+        print(f"{title} {each.name}: {done.check.words}; in: {read.get(each.name)}", flush=True)
     return {
         "backbone": title,
         "side": side,
@@ -80,6 +91,24 @@ def measured(title: str, side: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "out": rows,
+        "in": read,
+    }
+
+
+def read_back(source: ExportSource, file: Path) -> dict[str, Any]:
+    """Return how far a file's features are from the source's, read as anybody's."""
+    told = source.encoder.backbone if "vit" in source.encoder.backbone else None
+    try:  # a ViT-S may have 6 or 12 heads, in tensors of the same shapes: it must be told
+        weights = read_foreign(file, backbone=told)
+    except MocoError as error:
+        return {"refused": str(error).replace(str(file), file.name)}
+    network = encoder_of(weights).backbone
+    check = compare_features(source, network, weights.kind)
+    return {
+        "largest_difference": check.difference,
+        "largest_feature": check.largest,
+        "kind": weights.kind,
+        "used": len(weights.used),
     }
 
 
@@ -117,6 +146,13 @@ def table(folder: Path) -> str:
         if by is not None:
             told = by["checked_by"] if by["is_loaded"] else f"names of {by['checked_by']} *"
             lines.append(" | ".join([f"| `{each.name}` | {told}", *map(cell, rows)]) + " |")
+    for each in FORMATS:
+        rows = [figures["in"].get(each.name) for figures in known.values()]
+        told = sorted({row["kind"] for row in rows if row is not None and "kind" in row})
+        if told:
+            kinds = ", ".join(told)
+            cells = ["-" if row is None else cell(row) for row in rows]
+            lines.append(" | ".join([f"| in, a file of `{each.name}` | as {kinds}", *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -66,7 +66,9 @@ def test_only_an_earlier_export_makes_way(run: Path, tmp_path: Path) -> None:
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     link.symlink_to(mine)
-    for out in (mine, link, mine / "thesis.txt"):
+    (other := tmp_path / "other").mkdir()
+    (other / "export.json").write_text('{"made_by": "my own script"}')
+    for out in (mine, link, mine / "thesis.txt", other):
         words = ["export", str(run), "--to", "timm", "--out", str(out), "--overwrite"]
         assert main(words) == 2
     assert (mine / "thesis.txt").read_text() == "years of work"

@@ -71,9 +71,12 @@ def test_a_wrong_conversion_is_seen_in_state_dicts_of_others(
 def test_a_wrong_vit_is_seen_in_transformers_and_openmmlab(tmp_path: Path) -> None:
     right = made_source("moco_v3_vit_small")
     for to in ("hf", "mmpretrain"):
+        (folder := tmp_path / to / "right").mkdir(parents=True)
+        kind = next(each for each in FORMATS if each.name == to)
+        kind.write(right, folder)
+        kind.check(right, folder)
         for wrong in ("colours in reverse", "norms of two blocks swapped"):
-            (folder := tmp_path / to / wrong).mkdir(parents=True)
-            kind = next(each for each in FORMATS if each.name == to)
+            (folder := tmp_path / to / wrong).mkdir()
             kind.write(changed(right, wrong), folder)
             with pytest.raises(WrongExportError, match="differ by"):
                 kind.check(right, folder)

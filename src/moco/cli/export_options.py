@@ -10,6 +10,7 @@ ABOUT_EXPORT = f"""
 
   moco export RUN --to timm --out EXPORTED
   moco export RUN/checkpoints/step_00001000 --to torchvision --out EXPORTED --license MIT
+  moco export moco_v2_800ep.pth.tar --to hf --out EXPORTED
 
 EXPORTED is a new directory: the library's files, README.md (a model card with the lines that
 load it) and export.json. It is loaded again by the library, where that is installed, and the
@@ -25,7 +26,8 @@ def add_export_options(command: Parser) -> None:
         "model",
         metavar="MODEL",
         type=given_model,
-        help="a run or checkpoint directory; the query encoder's backbone is exported",
+        help="a run or checkpoint directory, or a file of weights (docs/import.md); the query "
+        "encoder's backbone is exported",
     )
     command.add_argument(
         "--to", required=True, metavar="FORMAT", help=f"one of {', '.join(FORMAT_NAMES)}"

@@ -21,7 +21,7 @@ def model_card(source: ExportSource, kind: Format, check: Check, license_id: str
     found = [(each, *score) for each in evaluations for score in measured(each)]
     parts = [
         _front_matter(source, kind, license_id, _measures(found)),
-        f"# {in_markdown(source.encoder.backbone)}, pre-trained by Momentum Contrast",
+        _title(source),
         f"A backbone without a classifier, written by moco {__version__} for {kind.library}.",
         "## Load it",
         "In this directory:",
@@ -42,13 +42,20 @@ def model_card(source: ExportSource, kind: Format, check: Check, license_id: str
     return "\n\n".join(parts) + "\n"
 
 
+def _title(source: ExportSource) -> str:
+    name = in_markdown(source.encoder.backbone)
+    how = "" if source.recipe is None else ", pre-trained by Momentum Contrast"
+    return f"# {name}{how}"
+
+
 def _measures(found: list[tuple[Evaluation, str, str]]) -> list[str]:
     names = {measure.partition(",")[0] for _, measure, _ in found}
     return sorted(names & set(MEASURES.values()))
 
 
 def _front_matter(source: ExportSource, kind: Format, license_id: str, measures: list[str]) -> str:
-    tags = ["momentum-contrast", "moco", "self-supervised-learning", source.encoder.backbone]
+    how = ["momentum-contrast", "moco", "self-supervised-learning"]
+    tags = [*([] if source.recipe is None else how), source.encoder.backbone]
     lines = [
         f"license: {in_yaml(license_id)}",
         f"library_name: {in_yaml(kind.library)}",

@@ -16,6 +16,8 @@ from moco.export.pickles import write_state_dict
 from moco.export.resnet_shape import resnet_shape
 from moco.export.source import ExportSource
 from moco.export.torchvision_format import build_torchvision, library_version, torchvision_name
+from moco.foreign.official_names import PREFIXES
+from moco.foreign.official_state import to_official
 from moco.vision_transformer import MOCO_V3_VITS
 
 FILE = "checkpoint.pth.tar"
@@ -44,10 +46,11 @@ def arch_of(source: ExportSource) -> str:
 
 def prefix_of(source: ExportSource) -> str:
     """Return what is before each name: v3's for what v3 trains, else v1's and v2's."""
-    is_v3 = source.encoder.backbone in MOCO_V3_VITS or (
-        source.recipe is not None and source.recipe.mechanism == "in_batch"
-    )
-    return "module.base_encoder." if is_v3 else "module.encoder_q."
+    recipe = source.recipe
+    if recipe is not None and recipe.mechanism in PREFIXES:
+        return PREFIXES[recipe.mechanism][0]
+    is_vit = source.encoder.backbone in MOCO_V3_VITS
+    return PREFIXES["in_batch" if is_vit else "queue"][0]
 
 
 def classifier_of(source: ExportSource) -> str:
@@ -55,15 +58,29 @@ def classifier_of(source: ExportSource) -> str:
     return "head" if source.encoder.backbone in MOCO_V3_VITS else "fc"
 
 
+def is_whole(source: ExportSource) -> bool:
+    """Say whether all of a run goes on from the file, not the query encoder alone."""
+    recipe, checkpoint = source.recipe, source.checkpoint
+    if recipe is None or checkpoint is None or recipe.mechanism not in PREFIXES:
+        return False
+    has_place = recipe.mechanism == "in_batch" or recipe.encoder.predictor == "none"
+    return has_place and any(name.startswith("key_encoder.") for name in checkpoint.model)
+
+
 def write(source: ExportSource, folder: Path) -> None:
-    """Write the query encoder with its head under the official names."""
+    """Write a run whole where the official layout has a place for all of it.
+
+    Of other methods and files: the query encoder with its head.
+    """
+    if source.checkpoint is not None and is_whole(source):
+        write_state_dict(folder / FILE, to_official(source.checkpoint))
+        return
     prefix, head = prefix_of(source), f"{classifier_of(source)}."
     state = {f"{prefix}{name}": value for name, value in source.state.items()}
     if source.head is not None:
         for name, value in source.head.state_dict().items():
             state[f"{prefix}{head}{name}"] = value.detach().clone()
-    content = {"epoch": 0, "arch": arch_of(source), "state_dict": state}
-    write_state_dict(folder / FILE, content)
+    write_state_dict(folder / FILE, {"epoch": 0, "arch": arch_of(source), "state_dict": state})
 
 
 def check(source: ExportSource, folder: Path) -> Check:
@@ -83,7 +100,8 @@ def check(source: ExportSource, folder: Path) -> Check:
             f"the official scripts would miss or not know {', '.join(wrong[:3])}; nothing is kept "
             "of it"
         )
-    by = f"the official scripts' rules into {library_version()}"
+    is_vit = source.encoder.backbone in MOCO_V3_VITS
+    by = f"the official scripts' rules, {'a ViT of ours' if is_vit else library_version()}"
     return compare_features(source, forward_of(network), by)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from moco.checkpoint import Checkpoint
 from moco.encoders import Encoder, feature_count
 from moco.errors import CheckpointError
+from moco.foreign.models import encoder_of
+from moco.foreign.reading import read_foreign
 from moco.loading import find_checkpoint, stored_encoder
 from moco.recipe import Recipe
 from moco.specs import EncoderSpec, ViewsSpec
@@ -57,14 +60,17 @@ class ExportSource:
 
 
 def read_source(path: Path, passed_over: list[str] | None = None) -> ExportSource:
-    """Return the backbone of a run or checkpoint directory.
+    """Return the backbone of a run or checkpoint directory, or of a file of weights.
 
     Args:
         passed_over: receives a line for each newer checkpoint that is damaged.
 
     Raises:
         CheckpointError: There is none that can be used.
+        UsageError: A file does not tell its network apart from others.
     """
+    if os.path.lexists(path) and not os.path.isdir(path):
+        return read_file(path)
     with torch.random.fork_rng(devices=[]):  # what is loaded was drawn before
         checkpoint = find_checkpoint(path, passed_over)
         encoder: Encoder = stored_encoder(checkpoint, path)
@@ -78,6 +84,27 @@ def read_source(path: Path, passed_over: list[str] | None = None) -> ExportSourc
         recipe=recipe,
         checkpoint=checkpoint,
         place=path,
+    )
+    check_finite(source)
+    return source
+
+
+def read_file(path: Path) -> ExportSource:
+    """Return the backbone of a file of weights, of any kind that `read_foreign` takes.
+
+    Raises:
+        CheckpointError, UsageError: It cannot be used.
+    """
+    with torch.random.fork_rng(devices=[]):
+        weights = read_foreign(path)
+        encoder = encoder_of(weights)
+    source = ExportSource(
+        title=str(path),
+        backbone=encoder.backbone,
+        encoder=weights.encoder,
+        views=weights.views,
+        head=encoder.head if weights.head else None,
+        about=weights.about,
     )
     check_finite(source)
     return source
