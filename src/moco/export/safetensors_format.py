@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -18,14 +19,18 @@ from moco.export.source import ExportSource
 from moco.export.timm_names import timm_arguments, timm_name
 from moco.export.torchvision_format import building_lines
 from moco.export.torchvision_format import refusal as not_in_torchvision
+from moco.foreign.own_files import network_note
 from moco.specs import EncoderSpec
 
 FILE = "model.safetensors"
 
 
-def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, state: dict[str, Tensor], notes: Mapping[str, str] | None = None
+) -> None:
     """Write tensors by name, marked as PyTorch's, which transformers asks for."""
-    save_file({name: value.contiguous() for name, value in state.items()}, path, {"format": "pt"})
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    save_file(tensors, path, {"format": "pt", **(notes or {})})
 
 
 def refusal(_source: ExportSource) -> str:
@@ -35,7 +40,8 @@ def refusal(_source: ExportSource) -> str:
 
 def write(source: ExportSource, folder: Path) -> None:
     """Write the tensors."""
-    write_tensors(folder / FILE, source.state)
+    note = network_note(source.encoder, source.views)
+    write_tensors(folder / FILE, source.state, note)
 
 
 def check(source: ExportSource, folder: Path) -> Check:

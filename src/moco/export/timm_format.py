@@ -14,6 +14,7 @@ from moco.export.formats import Format
 from moco.export.safetensors_format import FILE, write_tensors
 from moco.export.source import ExportSource
 from moco.export.timm_names import VITS, timm_arguments, timm_name
+from moco.foreign.own_files import network_note
 
 CONFIG = "config.json"
 
@@ -27,7 +28,7 @@ def refusal(source: ExportSource) -> str:
 
 def write(source: ExportSource, folder: Path) -> None:
     """Write tensors and configuration."""
-    write_tensors(folder / FILE, source.state)
+    write_tensors(folder / FILE, source.state, network_note(source.encoder, source.views))
     (folder / CONFIG).write_text(json.dumps(configuration(source), indent=2) + "\n")
 
 

@@ -22,10 +22,13 @@ from moco.foreign.models import recipe_of
 from moco.foreign.weights import ForeignWeights
 from moco.recipe import Recipe
 from moco.recipe_files import recipe_from_dict, recipe_to_dict
+from moco.specs import EncoderSpec, ViewsSpec
 
 NOTE = "moco_weights"
 """Under this name the JSON stands; its presence tells such a file."""
 FORMAT = 1
+NETWORK_NOTE = "moco_network"
+"""Under this name a file of a backbone alone says what no shape tells, and its views."""
 PREFIXES = {
     "backbone": "backbone.",
     "head": "head.",
@@ -80,6 +83,31 @@ def write_weights(path: Path, weights: ForeignWeights) -> None:
         aside.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"cannot write {path}: {reason}; {storage_remedy(error)}") from error
+
+
+def network_note(encoder: EncoderSpec, views: ViewsSpec) -> dict[str, str]:
+    """Return the note that goes with a backbone's tensors under their own names."""
+    fields = ("backbone", "stem", "width", "stage_blocks")
+    backbone = EncoderSpec(**{name: getattr(encoder, name) for name in fields})
+    recipe = Recipe(name="backbone", source="moco export", encoder=backbone, views=views)
+    return {NETWORK_NOTE: json.dumps(recipe_to_dict(recipe))}
+
+
+def noted_network(notes: Mapping[str, str]) -> tuple[EncoderSpec, ViewsSpec] | None:
+    """Return what `network_note` wrote, None where there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    if NETWORK_NOTE not in notes:
+        return None
+    try:
+        recipe = recipe_from_dict(json.loads(notes[NETWORK_NOTE]))
+    except Exception as error:  # whatever it holds, it is the file that is wrong
+        raise CheckpointError(
+            f"has a note of moco export that is damaged ({error!s:.80}); export it again"
+        ) from error
+    return recipe.encoder, recipe.views
 
 
 def read_notes(note: str, tensors: Mapping[str, Tensor]) -> OwnNotes:

@@ -20,7 +20,7 @@ from moco.foreign.architecture import (
 )
 from moco.foreign.heads import our_queue, plain_linear, with_head, with_predictor
 from moco.foreign.layouts import Layout, PartName
-from moco.foreign.own_files import NOTE, read_notes
+from moco.foreign.own_files import NOTE, noted_network, read_notes
 from moco.foreign.parts import Sorted, in_words, sort_tensors
 from moco.foreign.recognition import Contents, open_contents, recognise
 from moco.foreign.views import views_of
@@ -144,6 +144,9 @@ def _network_of(
 ) -> tuple[EncoderSpec, ViewsSpec, tuple[str, ...]]:
     """Return the backbone that the tensors are of, and how it looks at images."""
     layout, tensors = found.layout, found.part("backbone")
+    told = noted_network(contents.notes) if asked == Asked(None, None, None) else None
+    if told is not None:
+        return *told, ()
     side = 224
     if layout.kind == "lightly":
         _refuse_missing_relu(found)
