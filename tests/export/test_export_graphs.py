@@ -42,6 +42,7 @@ def test_onnx_is_one_file_and_equal_for_any_number_of_images(tmp_path: Path) -> 
             ONNX.check(changed(source, wrong), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_wrong_graph_is_seen(tmp_path: Path) -> None:
     source = made_source("resnet18", stage_blocks=TINY, width=0.25)
     TORCH_EXPORT.write(source, tmp_path)

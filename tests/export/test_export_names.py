@@ -57,7 +57,7 @@ def test_a_wrong_conversion_to_names_is_seen() -> None:
         compare_features(right, network.eval(), "names")
 
 
-@pytest.mark.parametrize("to", ["mmdet", "mmpretrain", "official"])
+@pytest.mark.parametrize("to", ["mmpretrain", "official"])  # mmdet has the same file
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_a_wrong_conversion_is_seen_in_state_dicts_of_others(
     to: str, wrong: str, tmp_path: Path
@@ -68,6 +68,7 @@ def test_a_wrong_conversion_is_seen_in_state_dicts_of_others(
         kind.check(made_source("resnet18"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wrong_vit_is_seen_in_transformers_and_openmmlab(tmp_path: Path) -> None:
     right = made_source("moco_v3_vit_small")
     for to in ("hf", "mmpretrain"):
