@@ -20,7 +20,7 @@ from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from moco.errors import CheckpointError, UsageError
-from moco.inert_reading import NOTES, read_inert
+from moco.inert.reading import NOTES, read_inert
 from moco.specs import ViewsSpec
 
 Library = Literal["timm", "torchvision"]

@@ -15,7 +15,7 @@ from moco.foreign.layouts import Layout
 from moco.foreign.own_files import NOTE
 from moco.foreign.parts import in_words
 from moco.foreign.weights import Kind
-from moco.inert_reading import NOTES, read_inert
+from moco.inert.reading import NOTES, read_inert
 from moco.library_models import WRAPPERS
 
 DATA_PARALLEL = "module."

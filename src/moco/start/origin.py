@@ -19,7 +19,7 @@ from moco.evaluation.finetune_files import ABOUT, WEIGHTS, load_finetuned_with_r
 from moco.foreign.official_state import EXTRA, KEYS, NEXT_SLOT, from_official
 from moco.foreign.reading import read_foreign
 from moco.foreign.weights import ForeignWeights
-from moco.inert_reading import read_inert
+from moco.inert.reading import read_inert
 from moco.library_models import Library, build_library_model
 from moco.plain_files import open_regular
 from moco.specs import EncoderSpec, Stem, ViewsSpec

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco.inert_pickle import Call, Named, Stored
+from moco.inert.pickles import Call, Named, Stored
 
 MOST_VALUES = 1 << 18
 DEEPEST = 60

@@ -2,7 +2,7 @@
 
 Beside what `checkpoint_reading` takes, whose layout checks are used: files of torch before 1.6,
 pickles of numpy arrays, and what training scripts leave beside weights. Nothing is unpickled:
-`inert_pickle` says what is asked for, and tensors are made here from numbers the file holds.
+`pickles` says what is asked for, and tensors are made here from numbers the file holds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from moco.checkpoint_reading import pickle_in, read_noted_weights
-from moco.inert_pickle import Call, Stored, read_pickle
-from moco.inert_values import MOST_VALUES, Making, storage_of
+from moco.inert.pickles import Call, Stored, read_pickle
+from moco.inert.values import MOST_VALUES, Making, storage_of
 from moco.plain_files import open_regular
 
 MOST_PICKLE_BYTES = 1 << 26
