@@ -410,7 +410,7 @@ def test_momenta_come_to_lie_as_their_weights_do() -> None:
                 momentum = momentum.contiguous(memory_format=layout)
             state[number] = {"momentum_buffer": momentum}
             weight.grad = torch.zeros_like(weight)
-        take_up_optimizer(optimizer, {"state": state})
+        take_up_optimizer(optimizer, {**optimizer.state_dict(), "state": state})
         optimizer.step()
         steps.append([weight.detach().clone() for weight in weights])
     assert all(torch.equal(*pair) for pair in zip(*steps, strict=True))

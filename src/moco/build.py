@@ -202,14 +202,12 @@ def check_sizes(encoder: Encoder, recipe: Recipe) -> None:
 
 
 def take_up_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load an optimizer's state dict, of this or another machine; without groups, the state alone.
+    """Load an optimizer's state dict, of this or another machine.
 
     Each tensor then lies in memory as its weight does: fused steps walk through both side by side,
     and would mix up the numbers of a convolution whose channels lie last in one of them alone.
     """
-    now = optimizer.state_dict()
-    groups = state.get("param_groups") or now["param_groups"]
-    optimizer.load_state_dict({"state": {**now["state"], **state["state"]}, "param_groups": groups})
+    optimizer.load_state_dict(dict(state))
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.shape == weight.shape:

@@ -80,8 +80,7 @@ class Session:
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         self.contrast.load_state_dict(checkpoint.model)
-        if "optimizer" in checkpoint.train_state:
-            take_up_optimizer(self.optimizer, checkpoint.train_state["optimizer"])
+        take_up_optimizer(self.optimizer, checkpoint.train_state["optimizer"])
         if (state := own_random_state(checkpoint.train_state, "cpu")) is not None:
             torch.set_rng_state(state)
         state = own_random_state(checkpoint.train_state, "cuda")

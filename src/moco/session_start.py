@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch.optim import Optimizer
+
 from moco.checkpoint import Checkpoint
 from moco.plan import Plan
 from moco.processes import check_same, together
@@ -45,6 +49,17 @@ def begin_from(plan: Plan, session: Session) -> None:
     if start is None:
         return
     if start.checkpoint is not None:
-        session.restore(start.checkpoint)
+        session.restore(_completed(start.checkpoint, session.optimizer))
     elif start.backbone is not None:
         load_backbone(session.contrast, start.backbone)
+
+
+def _completed(checkpoint: Checkpoint, optimizer: Optimizer) -> Checkpoint:
+    """Return a checkpoint with what a stranger's lacks of the optimizer, as a new one has it."""
+    now = optimizer.state_dict()
+    given = checkpoint.train_state.get("optimizer", {})
+    whole = {
+        "state": {**now["state"], **given.get("state", {})},
+        "param_groups": given.get("param_groups") or now["param_groups"],
+    }
+    return replace(checkpoint, train_state={**checkpoint.train_state, "optimizer": whole})

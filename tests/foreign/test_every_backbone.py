@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from test_official import features, pictures
+from test_official_weights import features, pictures
 from test_other_projects import detectron2_name, mm_name
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck

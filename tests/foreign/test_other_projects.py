@@ -16,7 +16,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
-from test_official import embeddings, features, pictures
+from test_official_weights import embeddings, features, pictures
 from torch import Tensor, nn
 
 from moco.errors import CheckpointError, UsageError
