@@ -9,6 +9,7 @@ import torch
 
 
 def assert_bitwise(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
     if isinstance(one, Mapping):
         assert one.keys() == other.keys()
         for key in one:
@@ -18,6 +19,7 @@ def assert_bitwise(one: Any, other: Any) -> None:
         for item, its_other in zip(one, other, strict=True):
             assert_bitwise(item, its_other)
     elif torch.is_tensor(one):
+        assert one.dtype == other.dtype
         assert torch.equal(one, other)
     else:
         assert one == other

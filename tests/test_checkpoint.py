@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitwise import assert_bitwise
 from safetensors.torch import load_file
 
 from moco import checkpoint as checkpoint_module
@@ -52,30 +53,13 @@ def made(step: int) -> Checkpoint:
     return Checkpoint(step, model, state, IDENTITY)
 
 
-def assert_same(one: Any, other: Any) -> None:
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for item, its_other in zip(one, other, strict=True):
-            assert_same(item, its_other)
-    elif torch.is_tensor(one):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
-    else:
-        assert one == other
-
-
 def assert_is(found: Checkpoint | None, step: int) -> None:
     assert found is not None
     expected = made(step)
     assert found.step == step
     assert found.identity == expected.identity
-    assert_same(found.model, expected.model)
-    assert_same(found.train_state, {**expected.train_state, "step": step})
+    assert_bitwise(found.model, expected.model)
+    assert_bitwise(found.train_state, {**expected.train_state, "step": step})
 
 
 def folders(run: Path) -> list[str]:
@@ -129,7 +113,7 @@ def test_the_files_are_the_documented_ones_and_the_manifest_is_true(run: Path) -
 def test_saving_changes_nothing_that_is_saved(tmp_path: Path) -> None:
     checkpoint = made(4)
     save_checkpoint(tmp_path, checkpoint)
-    assert_same(checkpoint.model, made(4).model)
+    assert_bitwise(checkpoint.model, made(4).model)
     assert "step" not in checkpoint.train_state
 
 
