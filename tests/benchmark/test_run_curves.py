@@ -24,6 +24,7 @@ def test_a_point_is_the_mean_of_ten_steps() -> None:
     assert module.means([{"loss": step} for step in range(15)], "loss") == [4.5, 12]
 
 
+@pytest.mark.slow
 def test_runs_are_drawn_beside_each_other(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     names = ("step", "loss", "positive_similarity", "negative_similarity", "pretext_top1")

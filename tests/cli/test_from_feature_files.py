@@ -193,14 +193,17 @@ def test_files_that_hold_no_features_are_told_by_their_names(
     assert errors.count("\n") == 1
 
 
+FINETUNE = ["evaluate", "finetune", "{run}", "--set", "epochs=1", "--set", "warmup_epochs=0"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["evaluate", "knn", "{run}"],
         ["evaluate", "linear", "{run}"],
         ["evaluate", "few-labels", "{run}"],
-        ["evaluate", "finetune", "{run}", "--set", "epochs=1", "--set", "warmup_epochs=0"],
-        ["compare", "{run}", "pixels"],
+        pytest.param(FINETUNE, marks=pytest.mark.slow),
+        pytest.param(["compare", "{run}", "pixels"], marks=pytest.mark.slow),
         ["evaluate", "retrieval", "{run}"],
     ],
     ids=lambda words: words[1],

@@ -70,6 +70,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / name / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_two_processes_are_stopped_and_end_as_if_they_had_not_been(
     launch: Callable[..., Any], photos: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_too_many_bad_images_are_told_once(
     assert json.loads((run / "status.json").read_text())["code"] == 3
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_its_checkpoints_serve_one_process(
     launch: Callable[..., Any], photos: Path, tmp_path: Path, tiny_settings: list[str]
 ) -> None:

@@ -108,6 +108,7 @@ def run_methods(photos: Path, folder: Path, tiny: list[str]) -> dict[str, Any]:
     return {name: run_method(name, photos, folder, tiny) for name in METHODS}
 
 
+@pytest.mark.slow  # its like in the fast suite: test_mechanisms_over_processes.py
 @pytest.mark.timeout(200)
 def test_one_two_and_four_processes_learn_the_same(
     run_processes: Callable[..., list[Any]],

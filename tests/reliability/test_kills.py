@@ -59,7 +59,7 @@ def test_the_unbroken_runs_hold_all_that_is_compared(unbroken: dict[str, Unbroke
     assert {f"/model/dictionary.{name}" for name in ("keys", "image_ids", "next_slot")} <= queue
 
 
-@pytest.mark.parametrize("name", ["queue", "in-batch"])
+@pytest.mark.parametrize("name", ["queue", pytest.param("in-batch", marks=pytest.mark.slow)])
 def test_killed_runs_end_bitwise_equal(
     name: str,
     recipes: dict[str, Recipe],
