@@ -93,6 +93,9 @@ def test_a_real_run_is_told_by_what_it_ran_on(
     ):
         assert told in page, told
     assert "not those" not in page.partition("Two views")[2].partition("</section>")[0]
+    assert main(["pretrain", str(photos), *words, "--resume", "never"]) == 0
+    assert not (run / "report.html").exists()  # it is of the run that was put aside
+    assert (run / "replaced-1" / "report.html").read_text() == page
 
 
 def test_several_runs_are_told_apart_by_as_much_of_the_path_as_it_takes(tmp_path: Path) -> None:

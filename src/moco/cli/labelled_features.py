@@ -7,16 +7,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from moco.cli.output import printable
 from moco.cli.progress_lines import ProgressLines
+from moco.data.images import Images
 from moco.device import pick_device
 from moco.errors import DataError, UsageError
 from moco.evaluation.feature_files import FORMATS, is_feature_file, read_features
 from moco.evaluation.feature_set import FeatureSet, Task, check_pair, task_of
-from moco.evaluation.features import extract_features
+from moco.evaluation.features import Features, extract_features
 from moco.evaluation.frozen import FrozenNetwork
 from moco.evaluation.labelled import LabelledImages, matching_images
 from moco.found_model import FoundModel, find_model
+from moco.specs import ViewsSpec
 
 TASKS: dict[str, Task | None] = {
     "auto": None,
@@ -129,6 +133,30 @@ def asked_model(word: str, layer: str) -> FoundModel:
     return found
 
 
+def told_features(
+    network: nn.Module | None,
+    images: Images,
+    views: ViewsSpec,
+    name: str,
+    arguments: argparse.Namespace,
+) -> Features:
+    """Return a network's features of images, and say how far that is.
+
+    Args:
+        network: on the device that was asked for.
+        name: of the features, for people.
+    """
+    with ProgressLines(f"{name} features") as lines:
+        return extract_features(
+            network,
+            images,
+            views,
+            device=pick_device(arguments.device),
+            workers=arguments.workers,
+            report=lines.report,
+        )
+
+
 def features_of(
     model: FoundModel,
     pair: tuple[LabelledImages, LabelledImages],
@@ -145,20 +173,12 @@ def features_of(
         DataError: No image can be read.
         ChangedNetworkError: The network changes itself.
     """
-    device, skipped = pick_device(arguments.device), list[str]()
+    skipped: list[str] = []
     frozen = None if model.network is None else FrozenNetwork(model.network)
-    network = None if model.network is None else model.network.to(device)
+    network = None if model.network is None else model.network.to(pick_device(arguments.device))
 
     def features(images: LabelledImages, name: str) -> FeatureSet:
-        with ProgressLines(f"{name} features") as lines:
-            found = extract_features(
-                network,
-                images,
-                model.views,
-                device=device,
-                workers=arguments.workers,
-                report=lines.report,
-            )
+        found = told_features(network, images, model.views, name, arguments)
         for file, reason in found.skipped:
             if told:
                 print(printable(f"skipped {name} {file}: {reason}"), file=sys.stderr)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import cast
 
-from moco.cli.labelled_features import asked_model
+from torch import nn
+
+from moco.cli.labelled_features import asked_model, told_features
 from moco.cli.output import printable
-from moco.cli.progress_lines import ProgressLines
 from moco.data.images import Images, StoredImages
 from moco.device import pick_device
 from moco.errors import CheckpointError, DataError, UsageError
 from moco.evaluation.embedding_map import check_tsne
-from moco.evaluation.features import Features, extract_features
+from moco.evaluation.features import Features
 from moco.evaluation.frozen import FrozenNetwork
 from moco.report.map_data import STEPS
 from moco.report.mapped_images import FEWEST, MappedImages, map_images
@@ -66,19 +68,9 @@ def mapped_images(
 def _features(images: Images, word: str, which: str, arguments: argparse.Namespace) -> Features:
     """Return a network's features of images, the network compared to the bit afterwards."""
     model = asked_model(word, "backbone")
-    if model.network is None:
-        raise UsageError(f"'{word}' is no network")
-    frozen = FrozenNetwork(model.network)
-    device = pick_device(arguments.device)
-    network = model.network.to(device)
-    with ProgressLines(f"{which} features") as lines:
-        found = extract_features(
-            network,
-            images,
-            model.views,
-            device=device,
-            workers=arguments.workers,
-            report=lines.report,
-        )
+    network = cast(nn.Module, model.network)  # a run's
+    frozen = FrozenNetwork(network)
+    network = network.to(pick_device(arguments.device))
+    found = told_features(network, images, model.views, which, arguments)
     frozen.check(network, "after features were taken")
     return found
